@@ -1,1 +1,18 @@
-//! Facade.
+//! Straightway: a cache node whose bytes go straight through, from disk to socket.
+//!
+//! This library is what the `straightway` program is made of, and a facade over its crates: [`cache`] and [`buffer`].
+//! [`node::run`] starts a node from checked settings; [`node::Node`] is the same for programs that hold one.
+//!
+//! Arrows point down: `cli` → `node` → `server`, `admin` → `http` → `state`, `counters`.
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod config;
+pub mod counters;
+pub mod http;
+pub mod node;
+pub mod server;
+pub mod state;
+
+pub use straightway_buffer as buffer;
+pub use straightway_cache as cache;

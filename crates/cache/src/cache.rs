@@ -1,0 +1,317 @@
+//! The cache itself: what callers hold.
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_core::Stream;
+use straightway_buffer::LargeBufferPool;
+
+use crate::commit::Change;
+use crate::config::CacheBuilder;
+use crate::core::Core;
+use crate::error::CacheError;
+use crate::iter::ObjectIter;
+use crate::meta::{ObjectMeta, check_key};
+use crate::observe::Removal;
+use crate::open::{Opened, open};
+use crate::read::Object;
+use crate::stats::{CacheStats, ZeroCopyStats};
+use crate::threads::Threads;
+use crate::write::{ObjectWriter, StoreOptions, Stored};
+use crate::zero_copy::{FileRange, ReadPath, ZeroCopyManager};
+
+/// A cache in one preallocated file or block device. Clones share it; the last one dropped stops its threads.
+#[derive(Debug, Clone)]
+pub struct RawDiskCache(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    core: Arc<Core>,
+    threads: Threads,
+    info: CacheInfo,
+}
+
+/// What a cache found out about itself when it was opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheInfo {
+    /// The I/O backend in use.
+    pub engine: &'static str,
+    /// Whether writes bypass the page cache.
+    pub direct: bool,
+    /// Whether the file is mapped.
+    pub mapped: bool,
+    /// Whether `sendfile` was found safe against rewriting, and is used.
+    pub sendfile: bool,
+    /// Bytes of the data area.
+    pub capacity: u64,
+    /// Size of a region in bytes.
+    pub region_size: u64,
+    /// Number of regions.
+    pub regions: u32,
+    /// Objects that the index can hold.
+    pub index_slots: u64,
+    /// Memory that the index takes, in bytes.
+    pub index_bytes: u64,
+    /// Largest object in bytes.
+    pub max_object: u64,
+    /// Objects found when the cache was opened.
+    pub recovered_objects: u64,
+    /// How long opening took, in microseconds.
+    pub recovery_us: u64,
+}
+
+impl RawDiskCache {
+    /// Opens the cache at `path`, creating it with `size` bytes when it does not exist. A zero `ttl` means that objects
+    /// do not expire.
+    ///
+    /// # Errors
+    /// [`CacheError::Geometry`] for sizes that do not fit together, [`CacheError::InUse`], [`CacheError::Foreign`],
+    /// [`CacheError::NewerFormat`], [`CacheError::Damaged`], [`CacheError::DiskFull`], [`CacheError::Io`].
+    pub async fn new(
+        path: impl AsRef<Path>,
+        size: u64,
+        block_size: u32,
+        ttl: Duration,
+    ) -> Result<Self, CacheError> {
+        Self::builder(path).size(size).block_size(block_size).ttl(ttl).open().await
+    }
+
+    /// All settings.
+    pub fn builder(path: impl AsRef<Path>) -> CacheBuilder {
+        CacheBuilder::new(path.as_ref())
+    }
+
+    pub(crate) async fn open_with(builder: CacheBuilder) -> Result<Self, CacheError> {
+        let path = builder.path.clone();
+        let opening = tokio::task::spawn_blocking(move || open(builder));
+        let Opened { core, queues, info } = opening
+            .await
+            .map_err(|error| CacheError::Io { what: "opening the cache", path, source: io::Error::other(error) })??;
+        let threads = Threads::start(&core, queues)?;
+        Ok(Self(Arc::new(Shared { core, threads, info })))
+    }
+
+    /// Stores `data` under `key`.
+    ///
+    /// When this returns, the object survives the death of the process; one that replaced another is on the medium.
+    pub async fn store(&self, key: &str, data: Bytes) -> Result<(), CacheError> {
+        self.store_with(key, data, StoreOptions::default()).await.map(|_| ())
+    }
+
+    /// Stores `data` under `key` with its own lifetime, type, tags or precondition.
+    pub async fn store_with(&self, key: &str, data: Bytes, options: StoreOptions) -> Result<Stored, CacheError> {
+        let mut writer = self.writer(key, Some(data.len() as u64), options).await?;
+        writer.write(&data).await?;
+        writer.finish(None).await
+    }
+
+    /// Stores a body as it arrives, of known or unknown length, without holding it in memory.
+    ///
+    /// # Errors
+    /// [`CacheError::Body`] when the stream fails: nothing is stored then.
+    pub async fn store_stream<S, E>(
+        &self,
+        key: &str,
+        len: Option<u64>,
+        mut body: S,
+        options: StoreOptions,
+    ) -> Result<Stored, CacheError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Unpin,
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let mut writer = self.writer(key, len, options).await?;
+        while let Some(chunk) = next(&mut body).await {
+            let chunk = chunk.map_err(|source| CacheError::Body {
+                key: key.to_owned(),
+                received: writer.written(),
+                source: Box::new(source),
+            })?;
+            writer.write(&chunk).await?;
+        }
+        writer.finish(None).await
+    }
+
+    /// Starts to store a body of known or unknown length.
+    #[expect(clippy::unused_async, reason = "may come to wait for admission")]
+    pub async fn writer(
+        &self,
+        key: &str,
+        len: Option<u64>,
+        options: StoreOptions,
+    ) -> Result<ObjectWriter, CacheError> {
+        check_key(key)?;
+        ObjectWriter::new(self.0.core.clone(), key, len, options)
+    }
+
+    /// The object's bytes, copied to the heap by `pread`.
+    pub async fn lookup(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
+        match self.open(key).await? {
+            Some(object) => object.read(0..object.len()).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The object's bytes as a slice of the mapping, pinned until the last clone of it is dropped. An object below
+    /// [`mmap_threshold`](crate::ZeroCopyConfig::mmap_threshold), or any object where there is no mapping, is read into
+    /// a buffer instead.
+    pub async fn lookup_zero_copy(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
+        let Some(object) = self.open(key).await? else { return Ok(None) };
+        let manager = self.zero_copy();
+        let mapped = object.len() >= manager.config().mmap_threshold as u64;
+        let bytes = if mapped { object.bytes() } else { None };
+        let Some(bytes) = bytes else {
+            manager.count_skipped();
+            return object.read(0..object.len()).await.map(Some);
+        };
+        // Verified whole before it is handed out: nobody checks it afterwards.
+        object.prepare(0..object.len()).await?;
+        manager.count_mapped(object.len());
+        Ok(Some(bytes))
+    }
+
+    /// Opens an object for reading in parts. Counts a hit or a miss.
+    pub async fn open(&self, key: &str) -> Result<Option<Object>, CacheError> {
+        self.0.core.open(key).await
+    }
+
+    /// Sends the object's bytes to a socket; `None` when there is no such object. Waits while a non-blocking socket is
+    /// full; a blocking one is written to on a thread that may block.
+    pub async fn sendfile_to_socket(&self, key: &str, socket: impl AsFd) -> Result<Option<u64>, CacheError> {
+        match self.open(key).await? {
+            Some(object) => crate::send::send_object(self, &object, socket.as_fd()).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Removes an object. When this returns, the removal is on the medium: no crash brings the object back.
+    /// `false`: there was none.
+    pub async fn remove(&self, key: &str) -> Result<bool, CacheError> {
+        check_key(key)?;
+        let core = &self.0.core;
+        let live = core.peek(key).await?;
+        let hash = core.hash(key);
+        let committed = core.committer.commit(Change::Remove { hash }, None).await?;
+        let removed = live.is_some() && committed.previous.is_some();
+        if removed {
+            core.counters.removes.add(1);
+            core.observer.removed(key, Removal::Removed);
+        }
+        Ok(removed)
+    }
+
+    /// Whether a live object has this key. Not counted as a hit.
+    pub async fn contains(&self, key: &str) -> Result<bool, CacheError> {
+        Ok(self.0.core.peek(key).await?.is_some())
+    }
+
+    /// Looks at an object's description without counting a hit or keeping it alive.
+    pub async fn stat(&self, key: &str) -> Result<Option<ObjectMeta>, CacheError> {
+        Ok(self.0.core.peek(key).await?.map(|entry| entry.meta.clone()))
+    }
+
+    /// Walks over all objects.
+    pub fn iter(&self) -> ObjectIter {
+        self.iter_from(0)
+    }
+
+    /// Goes on where an earlier walk stood.
+    pub fn iter_from(&self, cursor: u64) -> ObjectIter {
+        ObjectIter::new(self.0.core.clone(), cursor)
+    }
+
+    /// Counters of the cache.
+    pub fn stats(&self) -> CacheStats {
+        let core = &self.0.core;
+        CacheStats {
+            objects: core.index.len() as u64,
+            bytes: core.space.lock().map.live_bytes(),
+            capacity: self.0.info.capacity,
+            ..core.counters.snapshot()
+        }
+    }
+
+    /// Counters of the zero-copy paths.
+    #[expect(clippy::unused_async, reason = "the published signature is async")]
+    pub async fn zero_copy_stats(&self) -> ZeroCopyStats {
+        self.zero_copy_stats_now()
+    }
+
+    /// As [`Self::zero_copy_stats`], for callers that are not async.
+    pub fn zero_copy_stats_now(&self) -> ZeroCopyStats {
+        ZeroCopyStats { pins_held: self.0.core.pins.pins_held(), ..self.zero_copy().stats() }
+    }
+
+    /// Whether objects can be served from the mapping here.
+    pub fn is_zero_copy_available(&self) -> bool {
+        self.0.info.mapped
+    }
+
+    /// Thresholds and choices of the zero-copy paths.
+    pub fn zero_copy(&self) -> &ZeroCopyManager {
+        &self.0.core.zero_copy
+    }
+
+    /// The pool of aligned buffers that reads and writes go through.
+    pub fn buffers(&self) -> &LargeBufferPool {
+        &self.0.core.buffers
+    }
+
+    /// What was found at start.
+    pub fn info(&self) -> &CacheInfo {
+        &self.0.info
+    }
+
+    /// Memory that descriptions of objects take now, in bytes.
+    pub fn metadata_cache_bytes(&self) -> u64 {
+        self.0.core.entries.weight()
+    }
+
+    /// Where in the cache file a slice lies, if it is part of the mapping. Compares addresses only.
+    pub fn locate(&self, slice: &[u8]) -> Option<FileRange> {
+        self.0.core.mapped_file()?.locate(slice)
+    }
+
+    /// Sends part of the file to a socket without blocking; may send less than asked.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when the socket is full, [`io::ErrorKind::UnexpectedEof`] when the file ends before
+    /// the range does, [`io::ErrorKind::Unsupported`] where there is no `sendfile`.
+    pub fn try_sendfile(&self, socket: BorrowedFd<'_>, range: FileRange) -> io::Result<usize> {
+        let file = self.0.core.device.file().ok_or(io::ErrorKind::Unsupported)?;
+        file.sendfile(socket, range)
+    }
+
+    /// Writes a last checkpoint and stops the background threads. Stores fail from then on; what was read stays valid.
+    /// Calling it again does nothing.
+    pub async fn close(&self) -> Result<(), CacheError> {
+        let shared = self.0.clone();
+        let closing = tokio::task::spawn_blocking(move || shared.threads.stop(&shared.core));
+        closing.await.map_err(|_| CacheError::Closed)?
+    }
+
+    pub(crate) fn io_error(&self, what: &'static str, source: io::Error) -> CacheError {
+        self.0.core.io_error(what, source)
+    }
+
+    /// Counts a transfer that the caller made of a slice of this cache.
+    pub fn record(&self, path: ReadPath, bytes: u64) {
+        self.zero_copy().record(path, bytes);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Err(error) = self.threads.stop(&self.core) {
+            tracing::warn!(%error, "the cache was not closed cleanly; it recovers when it is next opened");
+        }
+    }
+}
+
+async fn next<S: Stream + Unpin>(stream: &mut S) -> Option<S::Item> {
+    std::future::poll_fn(|context| std::pin::Pin::new(&mut *stream).poll_next(context)).await
+}

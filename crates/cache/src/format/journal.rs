@@ -1,0 +1,189 @@
+//! The journal: changes to the index in order, in blocks that are written once, in two copies of a ring.
+use crate::format::location::Location;
+use crate::format::{BLOCK_BYTES as BLOCK, FormatError, Reader, Writer, seal, unseal};
+
+/// Bytes of a journal block.
+pub(crate) const BLOCK_BYTES: usize = BLOCK;
+
+const MAGIC: [u8; 8] = *b"SwJournl";
+const WHAT: &str = "a journal block";
+/// Magic, epoch, sequence, synced, count.
+const HEAD_BYTES: usize = 8 + 8 + 8 + 8 + 2;
+
+/// A change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Record {
+    /// A key leads to a new extent.
+    Insert { hash: u64, location: Location, extent_units: u64 },
+    /// A key leads to a copy of its extent, unless it leads elsewhere by now.
+    Move { hash: u64, from: Location, to: Location, extent_units: u64 },
+    /// A key leads nowhere.
+    Remove { hash: u64 },
+    /// A segment was opened, or has more regions than before.
+    SegmentOpen { seq: u64, first_region: u32, regions: u32, class: u8 },
+    /// A segment is given up; what leads into it leads nowhere.
+    SegmentFree { seq: u64, first_region: u32 },
+}
+
+/// A block being filled.
+#[derive(Debug)]
+pub(crate) struct BlockBuilder {
+    block: Box<[u8; BLOCK]>,
+    at: usize,
+    count: u16,
+    head: [u64; 3],
+}
+
+impl BlockBuilder {
+    /// The block number `seq` of an epoch, written when block `synced` and all before it were known to be on the medium.
+    pub(crate) fn new(epoch: u64, seq: u64, synced: u64) -> Self {
+        Self { block: Box::new([0; BLOCK]), at: HEAD_BYTES, count: 0, head: [epoch, seq, synced] }
+    }
+
+    /// Adds a record; `false`: it does not fit.
+    pub(crate) fn push(&mut self, record: &Record) -> bool {
+        let mut bytes = [0; 40];
+        let mut w = Writer::new(&mut bytes);
+        match *record {
+            Record::Insert { hash, location, extent_units } => {
+                w.u8(1);
+                w.u64(hash);
+                w.u64(location.get());
+                w.u64(extent_units);
+            }
+            Record::Move { hash, from, to, extent_units } => {
+                w.u8(2);
+                w.u64(hash);
+                w.u64(from.get());
+                w.u64(to.get());
+                w.u64(extent_units);
+            }
+            Record::Remove { hash } => {
+                w.u8(3);
+                w.u64(hash);
+            }
+            Record::SegmentOpen { seq, first_region, regions, class } => {
+                w.u8(4);
+                w.u64(seq);
+                w.u32(first_region);
+                w.u32(regions);
+                w.u8(class);
+            }
+            Record::SegmentFree { seq, first_region } => {
+                w.u8(5);
+                w.u64(seq);
+                w.u32(first_region);
+            }
+        }
+        let len = w.at();
+        let end = self.at + len;
+        if end > BLOCK - 4 {
+            return false;
+        }
+        self.block[self.at..end].copy_from_slice(&bytes[..len]);
+        self.at = end;
+        self.count += 1;
+        true
+    }
+
+    /// Writes the finished block.
+    pub(crate) fn finish(mut self, out: &mut [u8; BLOCK]) {
+        let mut w = Writer::new(&mut self.block[..]);
+        w.put(&MAGIC);
+        for field in self.head {
+            w.u64(field);
+        }
+        w.u16(self.count);
+        seal(&mut self.block);
+        *out = *self.block;
+    }
+}
+
+/// A block that passed its checksum, in place.
+#[derive(Debug, Clone)]
+pub(crate) struct BlockView<'a> {
+    pub(crate) epoch: u64,
+    pub(crate) seq: u64,
+    pub(crate) synced: u64,
+    count: u16,
+    records: Reader<'a>,
+}
+
+impl<'a> BlockView<'a> {
+    pub(crate) fn parse(block: &'a [u8; BLOCK]) -> Result<Self, FormatError> {
+        let mut r = unseal(block, &MAGIC, WHAT)?;
+        Ok(Self { epoch: r.u64()?, seq: r.u64()?, synced: r.u64()?, count: r.u16()?, records: r })
+    }
+
+    /// The records in order; an error ends them.
+    pub(crate) fn records(&self) -> impl Iterator<Item = Result<Record, FormatError>> + use<'a> {
+        let mut reader = self.records.clone();
+        let mut failed = false;
+        (0..self.count).map_while(move |_| {
+            if failed {
+                return None;
+            }
+            let record = record(&mut reader);
+            failed = record.is_err();
+            Some(record)
+        })
+    }
+}
+
+fn record(r: &mut Reader<'_>) -> Result<Record, FormatError> {
+    let place = |raw: u64| Location::from_raw(raw).ok_or(FormatError::Field { what: "location", value: 0, reason: "is none" });
+    let kind = r.u8()?;
+    Ok(match kind {
+        1 => Record::Insert { hash: r.u64()?, location: place(r.u64()?)?, extent_units: r.u64()? },
+        2 => Record::Move { hash: r.u64()?, from: place(r.u64()?)?, to: place(r.u64()?)?, extent_units: r.u64()? },
+        3 => Record::Remove { hash: r.u64()? },
+        4 => Record::SegmentOpen { seq: r.u64()?, first_region: r.u32()?, regions: r.u32()?, class: r.u8()? },
+        5 => Record::SegmentFree { seq: r.u64()?, first_region: r.u32()? },
+        other => return Err(FormatError::Field { what: "record kind", value: u64::from(other), reason: "unknown" }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_record() -> impl Strategy<Value = Record> {
+        let place = (1..1u64 << 38, any::<u64>(), 0..1u64 << 30).prop_map(|(unit, seq, units)| Location::new(unit, seq, units));
+        prop_oneof![
+            (any::<u64>(), place.clone(), any::<u64>()).prop_map(|(hash, location, extent_units)| Record::Insert { hash, location, extent_units }),
+            (any::<u64>(), place.clone(), place, any::<u64>()).prop_map(|(hash, from, to, extent_units)| Record::Move { hash, from, to, extent_units }),
+            any::<u64>().prop_map(|hash| Record::Remove { hash }),
+            any::<(u64, u32, u32, u8)>().prop_map(|(seq, first_region, regions, class)| Record::SegmentOpen { seq, first_region, regions, class }),
+            any::<(u64, u32)>().prop_map(|(seq, first_region)| Record::SegmentFree { seq, first_region }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn records_come_back_in_order(records in proptest::collection::vec(any_record(), 0..300), epoch: u64, seq: u64, synced: u64) {
+            let mut builder = BlockBuilder::new(epoch, seq, synced);
+            let fitted = records.iter().take_while(|record| builder.push(record)).count();
+            prop_assert!(fitted == records.len() || fitted >= 100);
+            let mut block = [0; BLOCK];
+            builder.finish(&mut block);
+            let view = BlockView::parse(&block).expect("sound");
+            prop_assert_eq!((view.epoch, view.seq, view.synced), (epoch, seq, synced));
+            let back: Result<Vec<Record>, _> = view.records().collect();
+            prop_assert_eq!(back.expect("sound"), &records[..fitted]);
+        }
+
+        #[test]
+        fn damaged_or_invented_blocks_never_panic(bytes in proptest::collection::vec(any::<u8>(), 60), count: u16) {
+            let mut block = [0; BLOCK];
+            block[..8].copy_from_slice(&MAGIC);
+            block[HEAD_BYTES - 2..HEAD_BYTES].copy_from_slice(&count.to_le_bytes());
+            block[HEAD_BYTES..HEAD_BYTES + 60].copy_from_slice(&bytes);
+            seal(&mut block);
+            let view = BlockView::parse(&block).expect("its checksum is right");
+            drop(view.records().collect::<Vec<_>>());
+            block[HEAD_BYTES] ^= 1;
+            prop_assert!(BlockView::parse(&block).is_err());
+        }
+    }
+}

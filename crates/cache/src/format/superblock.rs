@@ -1,0 +1,102 @@
+//! The superblock: whose file this is, and how it is laid out. Two copies; the one with the higher sequence rules.
+use crate::format::layout::Layout;
+use crate::format::{BLOCK_BYTES, FormatError, Writer, seal, unseal};
+
+/// The format that this program writes.
+pub(crate) const VERSION: u32 = 1;
+/// Features without which a file cannot be read; this program knows none yet.
+const KNOWN_FEATURES: u64 = 0;
+
+const MAGIC: [u8; 8] = *b"STRTWAY\x01";
+const WHAT: &str = "the superblock";
+
+/// A cache file's identity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Superblock {
+    /// Renewed when the index has to start empty: what the journal and checkpoints of an older epoch say is void.
+    pub(crate) epoch: u64,
+    pub(crate) secret: [u8; 16],
+    pub(crate) created_ms: u64,
+    pub(crate) average_object: u64,
+    pub(crate) layout: Layout,
+}
+
+impl Superblock {
+    pub(crate) fn encode(&self) -> [u8; BLOCK_BYTES] {
+        let mut block = [0; BLOCK_BYTES];
+        let mut w = Writer::new(&mut block);
+        w.put(&MAGIC);
+        w.u32(VERSION);
+        w.u32(self.layout.block_size);
+        w.u64(KNOWN_FEATURES);
+        w.u64(self.epoch);
+        w.put(&self.secret);
+        w.u64(self.created_ms);
+        w.u64(self.layout.size);
+        w.u64(self.average_object);
+        w.u64(self.layout.region_size);
+        w.u64(self.layout.data_offset);
+        seal(&mut block);
+        block
+    }
+
+    pub(crate) fn decode(block: &[u8; BLOCK_BYTES]) -> Result<Self, FormatError> {
+        let mut r = unseal(block, &MAGIC, WHAT)?;
+        let version = r.u32()?;
+        if version != VERSION {
+            return Err(FormatError::NewerVersion { found: version, supported: VERSION });
+        }
+        let block_size = r.u32()?;
+        let unknown = r.u64()? & !KNOWN_FEATURES;
+        if unknown != 0 {
+            return Err(FormatError::UnknownFeature { bits: unknown });
+        }
+        let (epoch, secret, created_ms) = (r.u64()?, r.array()?, r.u64()?);
+        let (size, average_object) = (r.u64()?, r.u64()?);
+        let layout = Layout::plan(size, block_size, average_object)?;
+        for (what, found, planned) in [("region size", r.u64()?, layout.region_size), ("data offset", r.u64()?, layout.data_offset)] {
+            if found != planned {
+                return Err(FormatError::Field { what, value: found, reason: "does not follow from the file's size" });
+            }
+        }
+        Ok(Self { epoch, secret, created_ms, average_object, layout })
+    }
+
+    /// Whether a block claims to be a superblock, whatever its state.
+    pub(crate) fn is_ours(block: &[u8; BLOCK_BYTES]) -> bool {
+        block.starts_with(&MAGIC)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> Superblock {
+        let layout = Layout::plan(64 << 20, 4096, 8192).expect("plans");
+        Superblock { epoch: 3, secret: [7; 16], created_ms: 99, average_object: 8192, layout }
+    }
+
+    #[test]
+    fn comes_back_and_names_what_it_does_not_know() {
+        assert_eq!(Superblock::decode(&sample().encode()), Ok(sample()));
+        let mut newer = sample().encode();
+        newer[8] = 2;
+        seal(&mut newer);
+        assert_eq!(Superblock::decode(&newer), Err(FormatError::NewerVersion { found: 2, supported: 1 }));
+        let mut feature = sample().encode();
+        feature[16] = 4;
+        seal(&mut feature);
+        assert_eq!(Superblock::decode(&feature), Err(FormatError::UnknownFeature { bits: 4 }));
+    }
+
+    proptest! {
+        #[test]
+        fn any_flipped_bit_is_noticed(bit in 0..BLOCK_BYTES * 8) {
+            let mut block = sample().encode();
+            block[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(Superblock::decode(&block).is_err());
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! What needs unsafe code: the mapping, and the system calls that no safe crate wraps.
+pub(crate) mod mapping;
+pub(crate) mod residency;
+#[cfg(target_os = "linux")]
+pub(crate) mod ring;

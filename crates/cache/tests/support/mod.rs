@@ -1,0 +1,49 @@
+//! What the cache's tests share: a cache in a scratch folder, and bodies in which every byte can be told apart.
+#![allow(dead_code, reason = "each test binary uses its own part of this module")]
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use straightway_cache::{CacheBuilder, RawDiskCache};
+use tempfile::TempDir;
+
+pub const KIB: usize = 1024;
+pub const MIB: usize = 1024 * KIB;
+
+/// A scratch folder beside the sources, so that the file lies on a real file system and not on tmpfs.
+pub struct Scratch {
+    dir: TempDir,
+}
+
+impl Scratch {
+    pub fn new() -> Self {
+        let here = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+        Self { dir: TempDir::new_in(here).expect("a scratch folder") }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.dir.path().join("test.cache")
+    }
+
+    pub fn builder(&self, size: usize) -> CacheBuilder {
+        RawDiskCache::builder(self.path()).size(size as u64).pin_wait(Duration::from_millis(200))
+    }
+
+    pub async fn cache(&self, size: usize) -> RawDiskCache {
+        self.builder(size).open().await.expect("the cache opens")
+    }
+}
+
+/// Incompressible bytes that only this seed and offset have.
+pub fn body(seed: u64, len: usize) -> Bytes {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        bytes.extend_from_slice(&state.wrapping_mul(0x2545_f491_4f6c_dd1d).to_le_bytes());
+    }
+    bytes.truncate(len);
+    Bytes::from(bytes)
+}

@@ -1,0 +1,103 @@
+//! The admin listener: metrics, health, statistics, objects, and the settings that can change at run time.
+//!
+//! It shares nothing with the network threads but the node's state, so that looking at a node does not slow it down.
+mod api;
+mod metrics;
+mod objects;
+mod settings;
+pub mod table;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1::Builder;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+
+use crate::state::NodeState;
+
+/// Admin connections held at a time.
+const MAX_CONNECTIONS: usize = 256;
+/// A request head must be complete this long after it began.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long open admin connections may take to finish once the node stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long accepting pauses after a failure.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The running admin listener.
+#[derive(Debug)]
+pub(crate) struct AdminServer {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl AdminServer {
+    /// Begins to accept.
+    pub(crate) fn start(node: &Arc<NodeState>, listener: TcpListener) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(accept(node.clone(), listener, stopped));
+        Self { stop, task }
+    }
+
+    /// Stops accepting and lets open connections finish.
+    pub(crate) async fn stop(self) {
+        let _ = self.stop.send(true);
+        let _ = self.task.await;
+    }
+}
+
+async fn accept(node: Arc<NodeState>, listener: TcpListener, mut stop: watch::Receiver<bool>) {
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            accepted = async {
+                let permit = permits.clone().acquire_owned().await.map_err(std::io::Error::other)?;
+                Ok::<_, std::io::Error>((listener.accept().await?.0, permit))
+            } => accepted,
+            _ = stop.changed() => break,
+        };
+        match accepted {
+            Ok((stream, permit)) => {
+                let serving = serve(node.clone(), stream, stop.clone());
+                tokio::spawn(async move {
+                    serving.await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accepting an admin connection failed");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    let all = u32::try_from(MAX_CONNECTIONS).unwrap_or(u32::MAX);
+    let _ = tokio::time::timeout(STOP_TIMEOUT, permits.acquire_many(all)).await;
+}
+
+async fn serve(node: Arc<NodeState>, stream: TcpStream, mut stop: watch::Receiver<bool>) {
+    let service = service_fn(move |request| {
+        let node = node.clone();
+        async move { Ok::<_, Infallible>(api::answer(&node, request).await) }
+    });
+    let connection = Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        _ = stop.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "an admin connection ended early");
+    }
+}

@@ -1,0 +1,122 @@
+//! `/api/objects?prefix=&limit=&cursor=`: what is stored, page by page, in the order of the index.
+//!
+//! A page ends when it has `limit` objects, or after [`MAX_LOOKED_AT`] objects were looked at: a rare prefix then gives
+//! short, even empty, pages with a `cursor` to go on from. No cursor means that the end was reached. Objects that are
+//! stored or removed meanwhile may or may not be seen.
+use http::StatusCode;
+use percent_encoding::percent_decode_str;
+use serde::Serialize;
+use straightway_cache::ObjectMeta;
+
+use crate::http::etag;
+use crate::http::problem::Problem;
+use crate::state::NodeState;
+
+/// Objects on a page when the request does not say.
+const DEFAULT_LIMIT: usize = 100;
+/// Most objects on a page.
+const MAX_LIMIT: usize = 1000;
+/// Most objects that are looked at for one page: each may cost a read from the device.
+const MAX_LOOKED_AT: usize = 10_000;
+
+/// One page.
+#[derive(Debug, Serialize)]
+pub(super) struct Page {
+    objects: Vec<Entry>,
+    cursor: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Entry {
+    key: String,
+    len: u64,
+    content_type: Option<String>,
+    etag: String,
+    stored_ms: u64,
+    last_modified_ms: u64,
+    expires_ms: Option<u64>,
+    tags: Vec<String>,
+}
+
+impl From<ObjectMeta> for Entry {
+    fn from(meta: ObjectMeta) -> Self {
+        Self {
+            etag: etag::of(&meta),
+            key: meta.key,
+            len: meta.len,
+            content_type: meta.content_type,
+            stored_ms: meta.stored_ms,
+            last_modified_ms: meta.last_modified_ms,
+            expires_ms: meta.expires_ms,
+            tags: meta.tags,
+        }
+    }
+}
+
+/// Reads one page.
+pub(super) async fn list(node: &NodeState, query: &str) -> Result<Page, Problem> {
+    let Query { prefix, limit, cursor } = Query::parse(query)?;
+    let mut walk = node.cache().iter_from(cursor);
+    let mut objects = Vec::new();
+    for _ in 0..MAX_LOOKED_AT {
+        if objects.len() == limit {
+            break;
+        }
+        match walk.next().await {
+            None => return Ok(Page { objects, cursor: None }),
+            Some(Ok(meta)) if meta.key.starts_with(&prefix) => objects.push(Entry::from(meta)),
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(Problem::from_cache(&error)),
+        }
+    }
+    Ok(Page { objects, cursor: Some(walk.cursor()) })
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Query {
+    prefix: String,
+    limit: usize,
+    cursor: u64,
+}
+
+impl Query {
+    fn parse(query: &str) -> Result<Self, Problem> {
+        let mut parsed = Self { prefix: String::new(), limit: DEFAULT_LIMIT, cursor: 0 };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            // Forms write a space as a plus sign.
+            let value = value.replace('+', " ");
+            let value = percent_decode_str(&value).decode_utf8().map_err(|_| bad("a value is not UTF-8"))?;
+            match name {
+                "prefix" => parsed.prefix = value.into_owned(),
+                "limit" => parsed.limit = value.parse::<usize>().map_err(|_| bad("limit is not a number"))?,
+                "cursor" => parsed.cursor = value.parse().map_err(|_| bad("cursor is not a number"))?,
+                _ => return Err(bad(format!("{name:?} is not known here; use prefix, limit and cursor"))),
+            }
+        }
+        parsed.limit = parsed.limit.clamp(1, MAX_LIMIT);
+        Ok(parsed)
+    }
+}
+
+fn bad(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_decoded_bounded_and_checked() {
+        let parse = |query| Query::parse(query).ok();
+        let query = |prefix: &str, limit, cursor| Some(Query { prefix: prefix.into(), limit, cursor });
+        assert_eq!(parse(""), query("", DEFAULT_LIMIT, 0));
+        assert_eq!(parse("prefix=a%2Fb+c&limit=7&cursor=9"), query("a/b c", 7, 9));
+        assert_eq!(parse("limit=0"), query("", 1, 0));
+        assert_eq!(parse("limit=99999"), query("", MAX_LIMIT, 0));
+        for wrong in ["limit=x", "cursor=-1", "prefix=%ff", "page=2"] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The one table of a node's statistics: name, unit, kind, meaning, and where the number comes from.
+//!
+//! `/metrics`, `/api/stats` and the table in the documentation are all made from it, so that a number cannot exist in one
+//! of them and be missing, or mean something else, in another.
+use serde_json::{Map, Value};
+use straightway_buffer::PoolStats;
+use straightway_cache::{CacheStats, ZeroCopyStats};
+
+use crate::counters::HttpStats;
+use crate::state::NodeState;
+
+/// Whether a number only grows, or goes up and down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows while the node runs.
+    Counter,
+    /// The state at this moment.
+    Gauge,
+}
+
+/// One statistic of a group whose numbers come from `S`.
+#[derive(Debug)]
+pub struct Stat<S: 'static> {
+    /// Name within its group, as `/api/stats` shows it.
+    pub name: &'static str,
+    /// Unit of the number; empty for plain counts.
+    pub unit: &'static str,
+    /// Counter or gauge.
+    pub kind: Kind,
+    /// What it means, in one sentence.
+    pub help: &'static str,
+    /// Takes it from a snapshot.
+    pub read: fn(&S) -> u64,
+}
+
+macro_rules! stats {
+    ($($kind:ident $name:ident $unit:literal $help:literal $read:expr;)*) => {
+        &[$(Stat { name: stringify!($name), unit: $unit, kind: Kind::$kind, help: $help, read: $read }),*]
+    };
+}
+
+/// Statistics of the cache: group `cache`.
+pub const CACHE: &[Stat<CacheStats>] = stats! {
+    Gauge objects "" "Objects in the index." |s| s.objects;
+    Gauge bytes "bytes" "Bytes of live extents, headers included." |s| s.bytes;
+    Gauge capacity "bytes" "Bytes that the data area holds." |s| s.capacity;
+    Counter hits "" "Lookups that found a live object." |s| s.hits;
+    Counter misses "" "Lookups that did not." |s| s.misses;
+    Counter stores "" "Objects stored." |s| s.stores;
+    Counter removes "" "Objects removed on request." |s| s.removes;
+    Counter evictions "" "Objects dropped to make room." |s| s.evictions;
+    Counter expired "" "Objects whose lifetime had ended when they were met." |s| s.expired;
+    Counter reinsertions "" "Objects copied forward because they were in use when their region was reclaimed." |s| s.reinsertions;
+    Counter checksum_failures "" "Objects dropped because their bytes did not match their checksum." |s| s.checksum_failures;
+    Counter io_errors "" "Reads or writes that the system refused." |s| s.io_errors;
+    Counter no_space "" "Stores that found no space." |s| s.no_space;
+    Counter checkpoints "" "Index checkpoints written." |s| s.checkpoints;
+    Counter scrubbed_bytes "bytes" "Bytes verified by the background scrubber." |s| s.scrubbed_bytes;
+};
+
+/// Statistics of the ways out of the cache: group `zero_copy`.
+pub const ZERO_COPY: &[Stat<ZeroCopyStats>] = stats! {
+    Counter mmap_reads "" "Reads answered by a slice of the mapping." |s| s.mmap_reads;
+    Counter mmap_bytes "bytes" "Bytes of those reads." |s| s.mmap_bytes;
+    Counter sendfile_transfers "" "Transfers by sendfile." |s| s.sendfile_transfers;
+    Counter sendfile_bytes "bytes" "Bytes of those transfers." |s| s.sendfile_bytes;
+    Counter mmap_skipped "" "Reads that did not use the mapping because the object is below the threshold." |s| s.mmap_skipped;
+    Counter writev_transfers "" "Transfers by writev out of the mapping." |s| s.writev_transfers;
+    Counter writev_bytes "bytes" "Bytes of those transfers." |s| s.writev_bytes;
+    Counter pread_reads "" "Reads by pread into a pooled buffer." |s| s.pread_reads;
+    Counter pread_bytes "bytes" "Bytes of those reads." |s| s.pread_bytes;
+    Counter bytes_copied "bytes" "Bytes copied in user space on their way to a reader." |s| s.bytes_copied;
+    Counter bytes_served "bytes" "Bytes handed to readers by any path." |s| s.bytes_served;
+    Counter cold_reads "" "Windows that had to be read from the device before they were served." |s| s.cold_reads;
+    Gauge pins_held "" "Extents pinned at this moment." |s| s.pins_held;
+};
+
+/// Statistics of one buffer pool: group `pools`, then the pool's name. `hit_rate` stands beside them.
+pub const POOL: &[Stat<PoolStats>] = stats! {
+    Counter hits "" "Buffers taken from the pool." |s| s.hits;
+    Counter misses "" "Buffers that had to be allocated." |s| s.misses;
+    Counter returns "" "Buffers given back and kept." |s| s.returns;
+    Counter drops "" "Buffers given back and freed because the pool was full." |s| s.drops;
+    Counter allocations "" "Allocations from the heap." |s| s.allocations;
+    Counter oversize "" "Buffers larger than the largest class." |s| s.oversize;
+    Gauge outstanding "" "Buffers in use." |s| s.outstanding;
+    Gauge bytes_held "bytes" "Memory kept for reuse." |s| s.bytes_held;
+    Gauge high_water_bytes "bytes" "Most memory ever kept for reuse." |s| s.high_water_bytes;
+};
+
+/// Statistics of the data listeners: group `http`. Requests by method and status and the latency histogram stand beside them.
+pub const HTTP: &[Stat<HttpStats>] = stats! {
+    Gauge connections_open "" "Connections that are open." HttpStats::connections_open;
+    Counter connections_accepted "" "Connections accepted." |s| s.connections_accepted;
+    Counter cut_idle "" "Connections closed because no request came." |s| s.cut_idle;
+    Counter cut_header "" "Connections closed because a request head took too long." |s| s.cut_header;
+    Counter cut_stalled "" "Connections closed because a transfer made no progress." |s| s.cut_stalled;
+    Counter cut_revoked "" "Connections closed because their bytes were wanted back or found damaged." |s| s.cut_revoked;
+    Counter aborted_responses "" "Answers that ended before their last byte." |s| s.aborted_responses;
+    Counter received_bytes "bytes" "Body bytes taken in by PUT." |s| s.received_bytes;
+    Counter sent_bytes "bytes" "Bytes handed to sockets, heads included." |s| s.sent_bytes;
+    Counter flattened_bytes "bytes" "Mapped body bytes that were copied behind a head; must stay 0." |s| s.flattened_bytes;
+    Counter mapped_bytes_refused "bytes" "Mapped bytes that reached TLS and were refused; must stay 0." |s| s.mapped_bytes_refused;
+    Counter tls_failures "" "TLS handshakes that failed." |s| s.tls_failures;
+};
+
+/// All numbers of a node at one moment.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) cache: CacheStats,
+    pub(crate) zero_copy: ZeroCopyStats,
+    pub(crate) pools: Vec<(String, PoolStats)>,
+    pub(crate) http: HttpStats,
+    pub(crate) uptime_s: f64,
+}
+
+impl Snapshot {
+    pub(crate) async fn take(node: &NodeState) -> Self {
+        let pool = node.cache().buffers();
+        Self {
+            cache: node.cache().stats(),
+            zero_copy: node.cache().zero_copy_stats().await,
+            pools: vec![(pool.name().to_owned(), pool.stats())],
+            http: node.http_stats(),
+            uptime_s: node.uptime().as_secs_f64(),
+        }
+    }
+
+    /// The document that `/api/stats` answers with.
+    pub(crate) fn to_json(&self) -> Value {
+        let pools = self.pools.iter().map(|(name, stats)| {
+            let mut pool = group(POOL, stats);
+            pool.insert("hit_rate".into(), stats.hit_rate().into());
+            (name.clone(), Value::Object(pool))
+        });
+        let mut http = group(HTTP, &self.http);
+        http.insert("requests".into(), self.http.requests_total().into());
+        let mut document = Map::new();
+        document.insert("cache".into(), Value::Object(group(CACHE, &self.cache)));
+        document.insert("zero_copy".into(), Value::Object(group(ZERO_COPY, &self.zero_copy)));
+        document.insert("pools".into(), Value::Object(pools.collect()));
+        document.insert("http".into(), Value::Object(http));
+        document.insert("uptime_s".into(), self.uptime_s.into());
+        Value::Object(document)
+    }
+}
+
+fn group<S>(table: &[Stat<S>], stats: &S) -> Map<String, Value> {
+    table.iter().map(|stat| (stat.name.to_owned(), Value::from((stat.read)(stats)))).collect()
+}
+
+/// The statistics as a Markdown table, for the documentation.
+///
+/// ```
+/// let table = straightway::admin::table::markdown();
+/// assert!(table.contains("| `straightway_cache_hits_total` | `cache.hits` |"));
+/// ```
+pub fn markdown() -> String {
+    let mut out = String::from("| metric | `/api/stats` | kind | unit | meaning |\n|---|---|---|---|---|\n");
+    rows(&mut out, "cache", "cache", CACHE);
+    rows(&mut out, "zero_copy", "zero_copy", ZERO_COPY);
+    rows(&mut out, "pool", "pools.NAME", POOL);
+    rows(&mut out, "http", "http", HTTP);
+    out
+}
+
+fn rows<S>(out: &mut String, prefix: &str, path: &str, table: &[Stat<S>]) {
+    for Stat { name, unit, kind, help, .. } in table {
+        let (kind, suffix) = match kind {
+            Kind::Counter => ("counter", "_total"),
+            Kind::Gauge => ("gauge", ""),
+        };
+        let row = format!("| `straightway_{prefix}_{name}{suffix}` | `{path}.{name}` | {kind} | {unit} | {help} |\n");
+        out.push_str(&row);
+    }
+}

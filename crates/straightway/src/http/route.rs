@@ -1,0 +1,49 @@
+//! The service of the data listeners: which method goes where, and what is counted.
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+
+use super::body::Body;
+use super::exchange::{Exchange, Phase};
+use super::problem::Problem;
+use super::{delete, get, put};
+
+/// Methods that a key answers.
+const ALLOW: &str = "GET, HEAD, PUT, DELETE";
+
+/// Answers one request. Errors become answers, so that this never fails.
+pub(crate) async fn handle(exchange: Arc<Exchange>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    exchange.start_request();
+    let (parts, body) = request.into_parts();
+    let method = parts.method.clone();
+    let result = match method {
+        Method::GET | Method::HEAD => get::answer(&exchange, parts).await,
+        _ => change(&exchange, parts, body).await,
+    };
+    let response = result.unwrap_or_else(Problem::into_response);
+    exchange.counters().count_request(&method, response.status());
+    // A body of several pieces says itself when it is complete.
+    if !matches!(response.body(), Body::Object(_)) {
+        exchange.enter(Phase::Flushing);
+    }
+    Ok(response)
+}
+
+/// The methods that take time anyway: boxed, so that a connection that only reads does not carry their state.
+fn change<'a>(
+    exchange: &'a Arc<Exchange>,
+    parts: Parts,
+    body: Incoming,
+) -> std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Problem>> + Send + 'a>> {
+    Box::pin(async move {
+        match parts.method {
+            Method::PUT => put::answer(exchange, parts, body).await,
+            Method::DELETE => delete::answer(exchange, parts).await,
+            _ => Err(Problem::method(ALLOW)),
+        }
+    })
+}
