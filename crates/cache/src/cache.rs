@@ -215,6 +215,7 @@ impl RawDiskCache {
     }
 
     /// Walks over all objects.
+    #[expect(clippy::iter_not_returning_iterator, reason = "reading a description may wait for the device")]
     pub fn iter(&self) -> ObjectIter {
         self.iter_from(0)
     }

@@ -12,7 +12,7 @@ use crate::format::layout::{SEGMENTS_PER_PAGE, SLOTS_PER_PAGE};
 use crate::format::location::Location;
 
 /// The longest time between two checkpoints while anything changes.
-const INTERVAL: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = Duration::from_mins(1);
 
 /// The checkpoint thread: returns once the journal is stopped.
 pub(crate) fn run(core: &Core) {

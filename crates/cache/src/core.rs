@@ -34,7 +34,9 @@ use crate::zero_copy::ZeroCopyManager;
 /// Extents are addressed in units of this many bytes.
 pub(crate) const UNIT_BYTES: u64 = 64;
 /// Alignment of everything that O_DIRECT touches.
-pub(crate) const BLOCK_BYTES: u64 = 4096;
+pub(crate) const BLOCK_BYTES: u64 = BLOCK as u64;
+/// The same, as a length in memory.
+pub(crate) const BLOCK: usize = crate::format::BLOCK_BYTES;
 
 /// The shared state of an open cache.
 pub(crate) struct Core {
@@ -263,7 +265,7 @@ impl Core {
 
     /// A buffer of one journal block.
     pub(crate) fn journal_block(&self) -> io::Result<PooledBuffer> {
-        self.aligned(BLOCK_BYTES as usize)
+        self.aligned(BLOCK)
     }
 
     /// An aligned buffer from the pool.

@@ -143,7 +143,8 @@ impl Index {
                 if let Some(freq) = change(now.freq()) {
                     // Lost against another change: the mark is not worth a second try.
                     let target = &self.slot(slot).location;
-                    drop(target.compare_exchange(now.get(), now.with_freq(freq).get(), Ordering::AcqRel, Ordering::Relaxed));
+                    let marked = now.with_freq(freq).get();
+                    let _lost = target.compare_exchange(now.get(), marked, Ordering::AcqRel, Ordering::Relaxed);
                 }
                 return;
             }

@@ -77,7 +77,9 @@ pub(crate) struct Entry {
 }
 
 /// The body is verified in steps of this many bytes.
-pub(crate) const WINDOW_BYTES: u64 = 1 << 20;
+pub(crate) const WINDOW_BYTES: u64 = WINDOW as u64;
+/// The same, as a length in memory.
+pub(crate) const WINDOW: usize = 1 << 20;
 /// Checksummed chunks in a window.
 pub(crate) const WINDOW_CHUNKS: u64 = WINDOW_BYTES / CHUNK_BYTES as u64;
 

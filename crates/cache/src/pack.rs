@@ -12,7 +12,7 @@ use straightway_buffer::PooledBuffer;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::commit::{Change, Committed, Current, Reply};
-use crate::core::{BLOCK_BYTES, Core, Held, UNIT_BYTES};
+use crate::core::{BLOCK, BLOCK_BYTES, Core, Held, UNIT_BYTES};
 use crate::error::CacheError;
 use crate::format::extent::{self, ExtentHeader};
 use crate::meta::{Entry, ObjectMeta, Parts, Version};
@@ -156,13 +156,13 @@ pub(crate) struct Pack {
     len: usize,
     /// Bytes below this are on the device and fill whole blocks.
     written: usize,
+    /// Whether there is anything that is not on the device.
+    dirty: bool,
 }
-
-const BLOCK: usize = BLOCK_BYTES as usize;
 
 impl Pack {
     pub(crate) fn new(core: &Core) -> io::Result<Self> {
-        Ok(Self { buffer: core.aligned(PACK_BYTES + 2 * (64 * 1024 + BLOCK))?, base: 0, len: 0, written: 0 })
+        Ok(Self { buffer: core.aligned(PACK_BYTES + 2 * (64 * 1024 + BLOCK))?, base: 0, len: 0, written: 0, dirty: false })
     }
 
     /// Zeroed room for an extent at `offset`; writes out what is in the way.
@@ -175,6 +175,7 @@ impl Pack {
         }
         let start = self.len;
         self.len += len;
+        self.dirty = true;
         let room = &mut self.buffer.as_mut_capacity()[start..start + len];
         room.fill(0);
         Ok(room)
@@ -183,13 +184,14 @@ impl Pack {
     /// Writes the blocks that are not on the device yet, the last one padded with zeros.
     pub(crate) fn flush(&mut self, core: &Core) -> io::Result<()> {
         let end = self.len.next_multiple_of(BLOCK);
-        if self.written >= self.len {
+        if !self.dirty {
             return Ok(());
         }
         let buffer = self.buffer.as_mut_capacity();
         buffer[self.len..end].fill(0);
         core.device.write_at(&buffer[self.written..end], self.base + self.written as u64)?;
         self.written = self.len / BLOCK * BLOCK;
+        self.dirty = false;
         Ok(())
     }
 

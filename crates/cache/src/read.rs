@@ -18,7 +18,7 @@ use crate::error::CacheError;
 use crate::format::crc32c;
 use crate::format::extent::CHUNK_BYTES;
 use crate::format::location::Location;
-use crate::meta::{Entry, ObjectMeta, Version, WINDOW_BYTES, WINDOW_CHUNKS, check_key};
+use crate::meta::{Entry, ObjectMeta, Version, WINDOW, WINDOW_BYTES, WINDOW_CHUNKS, check_key};
 use crate::observe::Removal;
 use crate::zero_copy::ReadPath;
 
@@ -225,7 +225,7 @@ impl Pinned {
     fn verify_window(&self, window: u64, bytes: Range<u64>, buffer: &mut PooledBuffer) -> Result<(), CacheError> {
         let first_chunk = window * WINDOW_CHUNKS;
         let chunks = usize::try_from((bytes.end - bytes.start).div_ceil(CHUNK_BYTES as u64)).unwrap_or(0);
-        let mut sums = [0u8; 4 * WINDOW_CHUNKS as usize];
+        let mut sums = [0u8; 4 * (WINDOW / CHUNK_BYTES)];
         let sums = &mut sums[..4 * chunks];
         self.core.device.read_at(sums, self.entry.trailer + 4 * first_chunk).map_err(|source| self.unreadable(source))?;
         let mut at = bytes.start;
@@ -269,13 +269,13 @@ impl Core {
         let guard = Unpin::new(self, leader);
         let entry = match self.entries.find(version) {
             Some(entry) => entry,
-            None => match self.load(version).await? {
-                Some(entry) => entry,
-                None => {
+            None => {
+                let Some(entry) = self.load(version).await? else {
                     self.forget_unreadable(hash, location);
                     return Ok(None);
-                }
-            },
+                };
+                entry
+            }
         };
         if entry.meta.key != key {
             return Ok(None);

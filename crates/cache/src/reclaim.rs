@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::commit::Change;
-use crate::core::{BLOCK_BYTES, Core, Held, UNIT_BYTES};
+use crate::core::{BLOCK, BLOCK_BYTES, Core, Held, UNIT_BYTES};
 use crate::format::extent;
 use crate::format::location::Location;
 use crate::meta::Version;
@@ -50,7 +50,6 @@ struct Request {
 const MAX_WAITING: usize = 1024;
 /// How often a draining segment is looked at again when nobody says that a pin was dropped.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
-const BLOCK: usize = BLOCK_BYTES as usize;
 /// A segment is spared rather than copied when at least this share of its live bytes is in use.
 const SPARE_SHARE: (u64, u64) = (1, 2);
 

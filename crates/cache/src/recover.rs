@@ -107,7 +107,11 @@ fn load(device: &dyn Device, layout: &Layout, head: &Head, base: u64) -> io::Res
             }
         } else {
             match decode_entries(&block, head.number, page) {
-                Ok(entries) => entries.iter().for_each(|(hash, location)| drop(index.insert(*hash, *location, |_| false))),
+                Ok(entries) => {
+                    for (hash, location) in entries {
+                        index.insert(hash, location, |_| false);
+                    }
+                }
                 Err(error) => return Ok(Err(error.to_string())),
             }
         }

@@ -15,7 +15,7 @@ pub(crate) struct Scrub {
 }
 
 /// Pause between two walks over all objects.
-const REST: Duration = Duration::from_secs(60);
+const REST: Duration = Duration::from_mins(1);
 
 impl Scrub {
     pub(crate) fn stop(&self) {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use straightway_buffer::{PooledBuffer, Reason};
 
 use crate::commit::{Change, Current};
-use crate::core::{BLOCK_BYTES, Core, Held, UNIT_BYTES};
+use crate::core::{BLOCK, BLOCK_BYTES, Core, Held, UNIT_BYTES};
 use crate::error::CacheError;
 use crate::format::crc32c;
 use crate::format::extent::{self, CHUNK_BYTES, ExtentHeader, MAX_CONTENT_TYPE_BYTES, MAX_TAGS, MAX_TAGS_BYTES};
@@ -72,8 +72,6 @@ pub struct ObjectWriter {
     large: Option<LargeBody>,
 }
 
-/// Bodies below this many bytes are packed.
-pub(crate) const SMALL_BYTES: u64 = 64 * 1024;
 /// Chunks that are written to the device together.
 const PIECE_CHUNKS: usize = 8;
 /// Pieces of one body that may be on their way at once.
@@ -333,12 +331,12 @@ impl LargeBody {
         let tail = extent::large_tail(last.as_deref().unwrap_or_default(), &self.checksums);
         drop(last);
         self.write_tail(core, &tail).await?;
-        let mut block = core.buffers.acquire(BLOCK_BYTES as usize)?;
+        let mut block = core.buffers.acquire(BLOCK)?;
         block.as_mut_capacity().fill(0);
         header
             .encode_into(block.as_mut_capacity(), self.held.reservation.seq, &shape)
             .map_err(|source| core.io_error("encoding a header", io::Error::other(source)))?;
-        block.set_len(BLOCK_BYTES as usize)?;
+        block.set_len(BLOCK)?;
         self.pieces.push_back(core.io.write(vec![block], self.held.reservation.offset));
         self.wait_all(core).await?;
         self.held.shrink(shape.extent_len);
@@ -355,7 +353,7 @@ impl LargeBody {
     /// The end of the body and its checksums, padded to whole blocks.
     async fn write_tail(&mut self, core: &Arc<Core>, tail: &[u8]) -> Result<(), CacheError> {
         for part in tail.chunks(CHUNK_BYTES) {
-            let padded = part.len().next_multiple_of(BLOCK_BYTES as usize);
+            let padded = part.len().next_multiple_of(BLOCK);
             let mut buffer = core.buffers.acquire(padded)?;
             buffer.fill_from(part, Reason::Checksums);
             let filled = buffer.len();

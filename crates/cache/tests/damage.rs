@@ -1,4 +1,5 @@
 //! Damage: flipped bits anywhere, a truncated file. What is damaged is a miss; everything else is served.
+#![allow(clippy::expect_used, reason = "a test that cannot go on says so")]
 mod support;
 
 use std::fs::OpenOptions;

@@ -1,5 +1,6 @@
 //! What handing out an object costs: a number of heap allocations that does not grow with its size, and not one byte
 //! of heap for the body.
+#![allow(clippy::expect_used, reason = "a test that cannot go on says so")]
 mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};

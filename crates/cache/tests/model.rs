@@ -1,5 +1,6 @@
 //! The cache against a map: any sequence of operations, and any interleaving of them, gives what a map would give, or a
 //! miss where the cache was free to evict.
+#![allow(clippy::expect_used, reason = "a test that cannot go on says so")]
 mod support;
 
 use std::collections::HashMap;

@@ -1,4 +1,5 @@
 //! Opening: what is refused, why, and that nothing is harmed by it; what a restart brings back.
+#![allow(clippy::expect_used, reason = "a test that cannot go on says so")]
 mod support;
 
 use std::sync::Arc;
@@ -106,12 +107,12 @@ async fn lifetimes_end_and_outlive_restarts_and_clock_steps() {
     let scratch = Scratch::new();
     let clock = Arc::new(ManualClock::new(1_000_000));
     let open = async || {
-        let builder = scratch.builder(16 * MIB).ttl(Duration::from_secs(60)).clock(clock.clone());
+        let builder = scratch.builder(16 * MIB).ttl(Duration::from_mins(1)).clock(clock.clone());
         builder.open().await.expect("opened")
     };
     let cache = open().await;
     cache.store("default", body(1, 100)).await.expect("stored");
-    let long = StoreOptions { ttl: Some(Duration::from_secs(3600)), ..StoreOptions::default() };
+    let long = StoreOptions { ttl: Some(Duration::from_hours(1)), ..StoreOptions::default() };
     cache.store_with("long", body(2, 100 * KIB), long).await.expect("stored");
     clock.advance(59_999);
     assert!(cache.contains("default").await.expect("looked up"));

@@ -1,4 +1,5 @@
 //! The published zero-copy behaviour: thresholds, counters, equality with the regular lookup, and no copy at any size.
+#![allow(clippy::expect_used, reason = "a test that cannot go on says so")]
 mod support;
 
 use std::io::Read;

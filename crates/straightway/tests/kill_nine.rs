@@ -1,6 +1,7 @@
 //! A node is killed with SIGKILL at random points under load, again and again. Afterwards every object that it serves
 //! is what was stored last (or the change that was under way), what was deleted stays deleted, and nothing older than
 //! the last acknowledged change ever comes back.
+#![allow(clippy::expect_used, reason = "a test that cannot go on says so")]
 mod process;
 
 use std::collections::HashMap;

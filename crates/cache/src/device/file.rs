@@ -3,7 +3,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 #[cfg(target_os = "linux")]
@@ -26,7 +26,6 @@ pub(crate) struct Access {
 /// An open, exclusively locked cache file.
 #[derive(Debug)]
 pub(crate) struct CacheFile {
-    path: PathBuf,
     buffered: File,
     direct: Option<File>,
     mapping: Option<Arc<Mapping>>,
@@ -72,9 +71,9 @@ impl CacheFile {
         let direct = if access.portable { None } else { open_direct(path) };
         if !access.portable {
             // Our own reads are windows of known size: the kernel's guesses about the next ones only cost memory.
-            drop(rustix::fs::fadvise(&buffered, 0, None, Advice::Random));
+            let _advice = rustix::fs::fadvise(&buffered, 0, None, Advice::Random);
         }
-        let file = Self { path: path.to_path_buf(), buffered, direct, mapping: None, size: len };
+        let file = Self { buffered, direct, mapping: None, size: len };
         Ok(OpenedFile { file, fresh })
     }
 

@@ -2,7 +2,6 @@
 use std::io::{self, IoSlice};
 
 pub(crate) mod file;
-pub(crate) mod memory;
 mod send;
 
 pub(crate) use crate::sys::mapping::MappedSlice;

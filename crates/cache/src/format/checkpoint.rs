@@ -39,7 +39,7 @@ impl Head {
     }
 
     pub(crate) fn decode(block: &[u8; BLOCK_BYTES]) -> Result<Self, FormatError> {
-        let mut r = unseal(block, &HEAD_MAGIC, "a checkpoint's header")?;
+        let mut r = unseal(block, HEAD_MAGIC, "a checkpoint's header")?;
         let (epoch, number, journal_start, next_seq) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?);
         let segments = r.u64()?;
         let many = FormatError::Field { what: "segments", value: segments, reason: "too many" };
@@ -134,7 +134,7 @@ fn decode_page<T>(
     page: u64,
     take: impl Fn(&mut crate::format::Reader<'_>) -> Result<T, FormatError>,
 ) -> Result<Vec<T>, FormatError> {
-    let mut r = unseal(block, &PAGE_MAGIC, "a checkpoint's page")?;
+    let mut r = unseal(block, PAGE_MAGIC, "a checkpoint's page")?;
     for (what, wanted) in [("checkpoint number", number), ("page number", page)] {
         let found = r.u64()?;
         if found != wanted {

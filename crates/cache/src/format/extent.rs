@@ -24,7 +24,8 @@ const FLAG_DIGEST: u16 = 1;
 /// Everything before the key.
 const FIXED_BYTES: usize = 4 + 2 + 2 + 8 * 5 + 8 * 3 + 4 + 32 + 2 + 2 + 2;
 const SEQ_AT: usize = 8;
-const LARGE_HEADER_BYTES: u64 = 4096;
+const LARGE_HEADER: u32 = 4096;
+const LARGE_HEADER_BYTES: u64 = LARGE_HEADER as u64;
 const UNIT: u64 = 64;
 
 /// A header to be written.
@@ -67,7 +68,7 @@ impl<'a> ExtentHeader<'a> {
     pub(crate) fn large_shape(&self) -> Shape {
         let trailer_offset = LARGE_HEADER_BYTES + self.meta.len;
         let extent_len = large_extent_len(self.meta.len);
-        Shape { header_len: self.header_len(), body_offset: LARGE_HEADER_BYTES as u32, trailer_offset, extent_len }
+        Shape { header_len: self.header_len(), body_offset: LARGE_HEADER, trailer_offset, extent_len }
     }
 
     /// Writes the header to the front of `bytes`.

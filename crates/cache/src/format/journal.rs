@@ -111,7 +111,7 @@ pub(crate) struct BlockView<'a> {
 
 impl<'a> BlockView<'a> {
     pub(crate) fn parse(block: &'a [u8; BLOCK]) -> Result<Self, FormatError> {
-        let mut r = unseal(block, &MAGIC, WHAT)?;
+        let mut r = unseal(block, MAGIC, WHAT)?;
         Ok(Self { epoch: r.u64()?, seq: r.u64()?, synced: r.u64()?, count: r.u16()?, records: r })
     }
 

@@ -124,9 +124,9 @@ pub(crate) fn seal(block: &mut [u8; BLOCK_BYTES]) {
 }
 
 /// Checks a sealed block's magic number and checksum; answers with what is between them.
-pub(crate) fn unseal<'a>(block: &'a [u8; BLOCK_BYTES], magic: &[u8; 8], what: &'static str) -> Result<Reader<'a>, FormatError> {
+pub(crate) fn unseal<'a>(block: &'a [u8; BLOCK_BYTES], magic: [u8; 8], what: &'static str) -> Result<Reader<'a>, FormatError> {
     let (body, sum) = block.split_at(BLOCK_BYTES - 4);
-    if !body.starts_with(magic) {
+    if !body.starts_with(&magic) {
         return Err(FormatError::Magic { what });
     }
     if crc32c(body).to_le_bytes() != sum {

@@ -41,7 +41,7 @@ impl Superblock {
     }
 
     pub(crate) fn decode(block: &[u8; BLOCK_BYTES]) -> Result<Self, FormatError> {
-        let mut r = unseal(block, &MAGIC, WHAT)?;
+        let mut r = unseal(block, MAGIC, WHAT)?;
         let version = r.u32()?;
         if version != VERSION {
             return Err(FormatError::NewerVersion { found: version, supported: VERSION });

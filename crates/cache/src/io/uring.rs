@@ -93,7 +93,7 @@ impl Drop for UringEngine {
 
 fn wake(eventfd: &OwnedFd) {
     // Only a counter at its maximum refuses, and then the thread is awake anyway.
-    drop(rustix::io::write(eventfd, &1u64.to_ne_bytes()));
+    let _full = rustix::io::write(eventfd, &1u64.to_ne_bytes());
 }
 
 const WAKE: u64 = 0;

@@ -3,6 +3,7 @@ use std::ops::Range;
 
 /// What a policy may know of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "four independent facts")]
 pub struct SegmentView {
     /// Its first region.
     pub first_region: u32,
@@ -26,7 +27,10 @@ pub struct SegmentView {
 /// Runs that touch a segment in use are not taken. `None`: there is none.
 pub fn pick_run(segments: &[SegmentView], total: u32, regions: u32) -> Option<Range<u32>> {
     let mut by_age: Vec<&SegmentView> = segments.iter().collect();
-    by_age.sort_by_key(|segment| rank(segment));
+    // S3-FIFO by segments: probation gives way first, down to a tenth of the whole.
+    let probation: u32 = segments.iter().filter(|segment| !segment.main).map(|segment| segment.regions).sum();
+    let main_first = u64::from(probation) * 10 <= u64::from(total);
+    by_age.sort_by_key(|segment| (segment.main != main_first, segment.age));
     // Cost by region: none for free ones, impossible for those in use.
     let mut costs: Vec<Option<u64>> = vec![Some(0); total as usize];
     for (rank, segment) in (1u64..).zip(by_age) {
@@ -44,11 +48,6 @@ pub fn pick_run(segments: &[SegmentView], total: u32, regions: u32) -> Option<Ra
     })
     .min()
     .map(|(_, first)| first..first + regions)
-}
-
-/// Probation goes before main, unless probation is small: S3-FIFO's tenth, by segments.
-fn rank(segment: &SegmentView) -> (bool, u64) {
-    (segment.main, segment.age)
 }
 
 #[cfg(test)]
@@ -72,9 +71,22 @@ mod tests {
     }
 
     #[test]
+    fn probation_gives_way_to_main_down_to_a_tenth() {
+        let mut all: Vec<_> = (0..20).map(|n| segment(n, 1, u64::from(n))).collect();
+        for main in &mut all[..10] {
+            main.main = true;
+        }
+        assert_eq!(pick_run(&all, 20, 1), Some(10..11), "the oldest on probation");
+        for main in &mut all[..18] {
+            main.main = true;
+        }
+        assert_eq!(pick_run(&all, 20, 1), Some(0..1), "the oldest of main");
+    }
+
+    #[test]
     fn a_run_takes_in_free_neighbours() {
         let all = vec![segment(0, 2, 1), segment(3, 1, 2), segment(4, 2, 9)];
-        assert_eq!(pick_run(&all, 6, 2), Some(2..4), "one free region and one old segment");
+        assert_eq!(pick_run(&all, 6, 2), Some(1..3), "the oldest segment and a free region");
         assert_eq!(pick_run(&all, 6, 7), None);
     }
 }

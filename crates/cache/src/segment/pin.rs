@@ -23,8 +23,6 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// Bits of the sequence number that the index keeps.
 pub(crate) const SEQ_LOW_BITS: u32 = 14;
-/// The largest sequence number.
-pub(crate) const MAX_SEQ: u64 = SEQ_MASK;
 
 const SEQ_BITS: u32 = 40;
 const PIN_BITS: u32 = 22;
@@ -167,7 +165,8 @@ mod tests {
     fn a_pin_holds_off_freeing_and_names_the_whole_segment() {
         let table = PinTable::new(8);
         table.open(2, 3, 70_000);
-        let low = 70_000 & ((1 << SEQ_LOW_BITS) - 1);
+        let seq = 70_000u64;
+        let low = seq & ((1 << SEQ_LOW_BITS) - 1);
         assert_eq!(table.try_pin(4, low), Some((2, 70_000)));
         assert_eq!(table.try_pin(4, low + 1), None, "another segment");
         assert_eq!(table.try_pin(5, low), None, "a region outside");

@@ -260,11 +260,6 @@ impl SpaceMap {
     }
 
     /// The segment that a byte of the file belongs to.
-    pub(crate) fn segment_at(&self, offset: u64) -> Option<&Segment> {
-        self.owner_at(offset).and_then(|leader| self.segments.get(&leader))
-    }
-
-    /// As [`Self::segment_at`], to change it.
     pub(crate) fn segment_at_mut(&mut self, offset: u64) -> Option<&mut Segment> {
         self.owner_at(offset).and_then(|leader| self.segments.get_mut(&leader))
     }
@@ -288,11 +283,6 @@ impl SpaceMap {
     /// How many regions a reservation of `len` bytes needs when it starts a segment.
     pub(crate) fn regions_for(&self, len: u64) -> u32 {
         u32::try_from(len.div_ceil(self.region_size).max(1)).unwrap_or(u32::MAX)
-    }
-
-    /// Whether a run of `regions` free regions exists.
-    pub(crate) fn has_free_run(&self, regions: u32) -> bool {
-        self.free_run(regions).is_some()
     }
 
     /// The segments that stand in the way of a run.
@@ -449,8 +439,8 @@ mod tests {
                     for other in &live {
                         prop_assert!(r.offset + r.len <= other.offset || other.offset + other.len <= r.offset);
                     }
-                    prop_assert_eq!(map.segment_at(r.offset).map(|s| s.seq), Some(r.seq));
-                    prop_assert_eq!(map.segment_at(r.offset + r.len - 1).map(|s| s.seq), Some(r.seq));
+                    prop_assert_eq!(map.segment_at_mut(r.offset).map(|s| s.seq), Some(r.seq));
+                    prop_assert_eq!(map.segment_at_mut(r.offset + r.len - 1).map(|s| s.seq), Some(r.seq));
                     live.push(r);
                 }
             }

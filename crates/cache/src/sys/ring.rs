@@ -7,7 +7,7 @@ use straightway_buffer::PooledBuffer;
 
 /// A ring and the eventfd counter that it reads to be woken.
 pub(crate) struct Ring {
-    ring: IoUring,
+    uring: IoUring,
     /// Boxed: the kernel writes here while the ring may move.
     counter: Box<[u8; 8]>,
     waking: bool,
@@ -84,13 +84,13 @@ impl Operation {
 
 impl Ring {
     pub(crate) fn new(depth: u32) -> io::Result<Self> {
-        Ok(Self { ring: IoUring::new(depth)?, counter: Box::new([0; 8]), waking: false })
+        Ok(Self { uring: IoUring::new(depth)?, counter: Box::new([0; 8]), waking: false })
     }
 
     /// Whether the kernel knows the operations that are used here.
     pub(crate) fn probe(&mut self) -> io::Result<()> {
         let mut probe = Probe::new();
-        self.ring.submitter().register_probe(&mut probe)?;
+        self.uring.submitter().register_probe(&mut probe)?;
         let known = [opcode::Readv::CODE, opcode::Writev::CODE, opcode::Read::CODE].iter().all(|code| probe.is_supported(*code));
         if known { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
     }
@@ -119,7 +119,7 @@ impl Ring {
 
     /// Submits what was pushed and waits for at least one completion.
     pub(crate) fn wait(&mut self) -> io::Result<()> {
-        match self.ring.submit_and_wait(1) {
+        match self.uring.submit_and_wait(1) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
             other => other.map(|_| ()),
         }
@@ -127,7 +127,7 @@ impl Ring {
 
     /// The next completion: the operation's number and its result.
     pub(crate) fn completed(&mut self) -> Option<(u64, i32)> {
-        let entry = self.ring.completion().next()?;
+        let entry = self.uring.completion().next()?;
         Some((entry.user_data(), entry.result()))
     }
 
@@ -143,7 +143,7 @@ impl Ring {
         // SAFETY: io_uring(7): buffers "must remain valid until the operation completes". The operation's memory is
         // owned by the engine's table until `completed` names its number; the wake-up counter is boxed and leaked
         // rather than freed while a read may be under way.
-        let pushed = unsafe { self.ring.submission().push(entry) };
+        let pushed = unsafe { self.uring.submission().push(entry) };
         pushed.map_err(|_| io::Error::new(io::ErrorKind::WouldBlock, "the submission queue is full"))
     }
 }

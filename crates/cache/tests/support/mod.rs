@@ -1,4 +1,5 @@
 //! What the cache's tests share: a cache in a scratch folder, and bodies in which every byte can be told apart.
+#![allow(unreachable_pub, reason = "a module of each test binary")]
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 use std::path::PathBuf;
 use std::time::Duration;

@@ -25,10 +25,10 @@ use crate::counters::bump;
 const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
 
 /// Answers PUT.
-pub(crate) async fn answer(exchange: &Arc<Exchange>, parts: Parts, mut body: Incoming) -> Result<Response<Body>, Problem> {
-    let result = store(exchange, &parts, &mut body).await;
-    exchange.enter(Phase::Handling);
-    if body.is_end_stream() {
+pub(crate) async fn answer(exchange: &Arc<Exchange>, parts: Parts, body: Incoming) -> Result<Response<Body>, Problem> {
+    let mut upload = Upload { ended: body.is_end_stream(), body };
+    let result = store(exchange, &parts, &mut upload).await;
+    if upload.ended {
         return result;
     }
     // Part of the body is unread: what follows on this connection would be taken for a request. The client hears the
@@ -39,13 +39,19 @@ pub(crate) async fn answer(exchange: &Arc<Exchange>, parts: Parts, mut body: Inc
     Ok(response)
 }
 
-async fn store(exchange: &Arc<Exchange>, parts: &Parts, body: &mut Incoming) -> Result<Response<Body>, Problem> {
+/// The body of the request, and whether all of it has been read.
+struct Upload {
+    body: Incoming,
+    ended: bool,
+}
+
+async fn store(exchange: &Arc<Exchange>, parts: &Parts, upload: &mut Upload) -> Result<Response<Body>, Problem> {
     let headers = &parts.headers;
     require_token(exchange.node(), headers)?;
     let key = key::from_target(parts.uri.path(), parts.uri.query()).map_err(bad_key)?;
     refuse_partial(headers)?;
     let announced = digest::announced(headers).map_err(|error| bad_request(error.to_string()))?;
-    let len = body.size_hint().exact();
+    let len = upload.body.size_hint().exact();
     let options = StoreOptions {
         content_type: content_type(headers)?,
         ttl: lifetime(headers)?,
@@ -56,7 +62,7 @@ async fn store(exchange: &Arc<Exchange>, parts: &Parts, body: &mut Incoming) -> 
     let guarded = headers.contains_key(IF_MATCH) || headers.contains_key(IF_UNMODIFIED_SINCE);
     let cache_error = |error: CacheError| Problem::from_cache(&error);
     let mut writer = exchange.node().cache.writer(&key, len, options).await.map_err(cache_error)?;
-    let digest = take_in(exchange, body, &mut writer).await?;
+    let digest = take_in(exchange, upload, &mut writer).await?;
     if announced.iter().any(|expected| *expected != digest) {
         return Err(bad_request("the body does not have the announced digest; nothing was stored"));
     }
@@ -68,13 +74,16 @@ async fn store(exchange: &Arc<Exchange>, parts: &Parts, body: &mut Incoming) -> 
 }
 
 /// Streams the body into the writer; its SHA-256 is the result.
-async fn take_in(exchange: &Arc<Exchange>, body: &mut Incoming, writer: &mut ObjectWriter) -> Result<[u8; 32], Problem> {
+async fn take_in(exchange: &Arc<Exchange>, upload: &mut Upload, writer: &mut ObjectWriter) -> Result<[u8; 32], Problem> {
     let mut hasher = Sha256::new();
     loop {
         exchange.enter(Phase::Receiving);
-        let frame = body.frame().await;
+        let frame = upload.body.frame().await;
         exchange.enter(Phase::Handling);
-        let Some(frame) = frame else { return Ok(hasher.finalize().into()) };
+        let Some(frame) = frame else {
+            upload.ended = true;
+            return Ok(hasher.finalize().into());
+        };
         let frame = frame.map_err(|error| {
             tracing::debug!(%error, received = writer.written(), "a body broke off");
             bad_request(format!("the body broke off after {} bytes; nothing was stored", writer.written()))

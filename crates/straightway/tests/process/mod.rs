@@ -1,4 +1,5 @@
 //! A node as a real process, and the smallest HTTP client that can talk to it.
+#![allow(unreachable_pub, reason = "a module of each test binary")]
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

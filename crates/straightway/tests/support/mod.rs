@@ -1,5 +1,5 @@
 //! A node in this process, and a client that shows every byte.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
