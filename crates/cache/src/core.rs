@@ -106,13 +106,17 @@ impl Held {
     }
 }
 
+/// See [`Core::hash`].
+pub(crate) fn hash_key(secret: &[u8; 16], key: &str) -> u64 {
+    let mut hasher = SipHasher13::new_with_key(secret);
+    hasher.write(key.as_bytes());
+    hasher.finish()
+}
+
 impl Core {
     /// The keyed hash that stands for a key: nobody who does not know the secret can make two keys collide.
     pub(crate) fn hash(&self, key: &str) -> u64 {
-        let mut hasher = SipHasher13::new_with_key(&self.secret);
-        hasher.write(key.as_bytes());
-        // The index marks free slots with zero.
-        hasher.finish().max(1)
+        hash_key(&self.secret, key)
     }
 
     /// Reserves and pins space if some is free. The caller owns the pin.

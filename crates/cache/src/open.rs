@@ -54,7 +54,9 @@ pub(crate) fn open(builder: CacheBuilder) -> Result<Opened, CacheError> {
         let path = builder.path.clone();
         move |source: io::Error| CacheError::Io { what, path, source }
     };
-    let mut superblock = match read_superblock(&file, &builder, fresh)? {
+    let found = read_superblock(&file, &builder, fresh)?;
+    let formatted = found.is_none();
+    let mut superblock = match found {
         Some(found) => matching(found, &planned, &builder)?,
         None => format(&file, planned, &builder, &buffers)?,
     };
@@ -63,10 +65,10 @@ pub(crate) fn open(builder: CacheBuilder) -> Result<Opened, CacheError> {
         file.map().map_err(failed("mapping the cache file"))?;
     }
     let recovered = recover(&file, &superblock.layout, superblock.epoch).map_err(failed("recovering the index"))?;
-    for what in &recovered.damage {
+    for what in recovered.damage.iter().filter(|_| !formatted) {
         tracing::warn!(path = %builder.path.display(), what, "damaged metadata");
     }
-    if recovered.journal.lost {
+    if recovered.journal.lost && !formatted {
         superblock.epoch += 1;
         write_superblock(&file, &superblock, &buffers).map_err(failed("writing the superblock"))?;
     }

@@ -267,15 +267,11 @@ impl Core {
         let Some((leader, seq)) = self.pins.try_pin(region, location.seq_bits()) else { return Ok(None) };
         let version = Version { unit: location.unit(), seq };
         let guard = Unpin::new(self, leader);
-        let entry = match self.entries.find(version) {
-            Some(entry) => entry,
-            None => {
-                let Some(entry) = self.load(version).await? else {
-                    self.forget_unreadable(hash, location);
-                    return Ok(None);
-                };
-                entry
-            }
+        let known = self.entries.find(version);
+        let entry = if known.is_some() { known } else { self.load(version).await? };
+        let Some(entry) = entry else {
+            self.forget_unreadable(hash, location);
+            return Ok(None);
         };
         if entry.meta.key != key {
             return Ok(None);

@@ -77,6 +77,14 @@ impl CacheFile {
         Ok(OpenedFile { file, fresh })
     }
 
+    /// Opens a file that exists, for a look.
+    pub(crate) fn open_existing(path: &Path, access: Access) -> Result<Self, CacheError> {
+        if let Err(source) = std::fs::metadata(path) {
+            return Err(CacheError::Io { what: "opening the cache file", path: path.to_path_buf(), source });
+        }
+        Self::open(path, 0, access).map(|opened| opened.file)
+    }
+
     /// Maps the whole file.
     pub(crate) fn map(&mut self) -> io::Result<()> {
         let len = usize::try_from(self.size).map_err(io::Error::other)?;

@@ -23,7 +23,7 @@ pub(super) fn builder() -> Builder {
     let mut builder = Builder::new();
     builder
         .keep_alive(true)
-        .half_close(false)
+        .half_close(true)
         .max_buf_size(MAX_BUFFER_BYTES)
         .max_header_size(MAX_HEAD_BYTES)
         // Time limits are the sweep's: hyper's own would set a timer for each request.
