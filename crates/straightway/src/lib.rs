@@ -3,10 +3,12 @@
 //! This library is what the `straightway` program is made of, and a facade over its crates: [`cache`] and [`buffer`].
 //! [`node::run`] starts a node from checked settings; [`node::Node`] is the same for programs that hold one.
 //!
-//! Arrows point down: `cli` → `node` → `server`, `admin` → `http` → `state`, `counters`.
+//! Arrows point down: [`cli`] → [`node`], [`client`] → [`mod@server`], [`admin`] → [`mod@http`] → [`state`] → [`counters`], [`config`].
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod counters;
 pub mod http;

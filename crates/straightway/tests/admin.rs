@@ -1,4 +1,5 @@
 //! The admin listener.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 mod support;
 
 use straightway::admin::table::{CACHE, HTTP, Kind, POOL, ZERO_COPY};
@@ -57,17 +58,17 @@ async fn every_statistic_is_a_metric() {
     let metrics = node.admin_client().await.get("metrics", "").await;
     assert!(metrics.header("content-type").unwrap().starts_with("application/openmetrics-text"));
     let text = metrics.text();
-    let sample = |name: String| {
-        assert!(text.lines().any(|line| line.starts_with(&name)), "{name} is missing");
-        assert!(text.contains(&format!("# HELP {}", name.trim_end_matches("_total"))), "{name} has no help");
-    };
     let name = |group: &str, name: &str, kind: Kind| {
         format!("straightway_{group}_{name}{}", if kind == Kind::Counter { "_total" } else { "" })
     };
-    CACHE.iter().for_each(|stat| sample(name("cache", stat.name, stat.kind)));
-    ZERO_COPY.iter().for_each(|stat| sample(name("zero_copy", stat.name, stat.kind)));
-    POOL.iter().for_each(|stat| sample(name("pool", stat.name, stat.kind)));
-    HTTP.iter().for_each(|stat| sample(name("http", stat.name, stat.kind)));
+    let mut names: Vec<String> = CACHE.iter().map(|stat| name("cache", stat.name, stat.kind)).collect();
+    names.extend(ZERO_COPY.iter().map(|stat| name("zero_copy", stat.name, stat.kind)));
+    names.extend(POOL.iter().map(|stat| name("pool", stat.name, stat.kind)));
+    names.extend(HTTP.iter().map(|stat| name("http", stat.name, stat.kind)));
+    for name in names {
+        assert!(text.lines().any(|line| line.starts_with(&name)), "{name} is missing");
+        assert!(text.contains(&format!("# HELP {}", name.trim_end_matches("_total"))), "{name} has no help");
+    }
     assert!(text.contains(r#"straightway_http_requests_total{method="PUT",status="201"} 1"#));
     assert!(text.contains(r#"straightway_http_latency_seconds_bucket{le="+Inf"} 1"#));
     assert!(text.contains("straightway_cache_objects 1\n"));

@@ -2,6 +2,7 @@
 //!
 //! The allocator counts what the network thread allocates, found by its name; the client's own allocations are on another
 //! thread. One test in this binary, so that nothing else runs on such a thread.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};

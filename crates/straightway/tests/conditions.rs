@@ -1,4 +1,5 @@
 //! Preconditions over HTTP. Their logic is tested by table in `decisions.rs`; here it meets real objects.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 mod support;
 
 use support::{TestNode, within};

@@ -1,4 +1,5 @@
 //! Range and precondition decisions: tables that a reader can check against the RFC, and an oracle that marks bytes.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 use straightway::http::conditional::{Action, Current, Outcome, evaluate, range_applies};

@@ -1,4 +1,5 @@
 //! Stopping: running requests finish, nothing new begins, and what was stored is there at the next start.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 mod support;
 
 use std::time::Duration;

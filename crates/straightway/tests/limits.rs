@@ -1,4 +1,5 @@
 //! What clients do wrong, or slowly, or leave half done.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 mod support;
 
 use std::time::Duration;
@@ -146,6 +147,18 @@ async fn a_client_that_leaves_half_way_leaves_nothing_behind() {
     }
     assert_eq!(node.put("half", b"whole").await.status, 201);
     assert_eq!(node.get("half", "").await.text(), "whole");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_half_closes_gets_its_answer() {
+    let node = TestNode::start().await;
+    node.put("k", b"body").await;
+    let mut client = node.client().await;
+    client.send("GET /k HTTP/1.1\r\nhost: t\r\n\r\n").await;
+    within(tokio::io::AsyncWriteExt::shutdown(client.stream())).await.unwrap();
+    assert_eq!(client.reply().await.text(), "body");
+    assert!(client.rest().await.is_empty());
     node.stop().await;
 }
 

@@ -1,4 +1,5 @@
 //! Storing, reading and removing objects over HTTP.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 mod support;
 
 use sha2::{Digest, Sha256};

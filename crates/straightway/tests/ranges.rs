@@ -1,4 +1,5 @@
 //! Ranges over HTTP: single, several, conditional, and by every way out.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 mod support;
 
 use straightway::cache::ZeroCopyConfig;

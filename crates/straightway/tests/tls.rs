@@ -1,4 +1,5 @@
 //! TLS: the same answers, and never a mapped byte in the hands of the encryption.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 mod support;
 
 use std::path::PathBuf;

@@ -23,6 +23,8 @@ pub(super) fn builder() -> Builder {
     let mut builder = Builder::new();
     builder
         .keep_alive(true)
+        // Otherwise hyper polls the socket for an early end while a request is being answered, with a new buffer of 8 KiB
+        // for each request, because the old one still holds the request's target.
         .half_close(true)
         .max_buf_size(MAX_BUFFER_BYTES)
         .max_header_size(MAX_HEAD_BYTES)

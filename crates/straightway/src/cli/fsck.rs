@@ -1,0 +1,69 @@
+//! `fsck`: checks a cache file offline.
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+use straightway_cache::FsckReport;
+
+use crate::cli::output::{Bar, print_json};
+use crate::cli::{Failure, Global};
+use crate::client::Progress;
+use crate::config::units::human_bytes;
+
+/// Arguments of `fsck`.
+#[derive(Debug, Args)]
+pub(super) struct Fsck {
+    /// The cache file or block device
+    file: PathBuf,
+}
+
+impl Fsck {
+    pub(super) fn run(&self, global: &Global) -> Result<(), Failure> {
+        let bar = Bar::new("checking", global.quiet);
+        let report = straightway_cache::fsck(&self.file, |progress| bar.done(progress.bytes));
+        bar.finish();
+        let report = report?;
+        if global.json {
+            print_json(&as_json(&report))?;
+        } else {
+            self.tell(&report, global.quiet);
+        }
+        if report.is_clean() { Ok(()) } else { Err(Failure::Told) }
+    }
+
+    fn tell(&self, report: &FsckReport, quiet: bool) {
+        for what in &report.metadata_damage {
+            println!("metadata: {what}");
+        }
+        for damage in &report.damaged {
+            let key = damage.key.as_deref().unwrap_or("(key unreadable)");
+            println!("object {key} at byte {}: {}", damage.offset, damage.what);
+        }
+        if quiet {
+            return;
+        }
+        let verdict = if report.is_clean() { "clean" } else { "DAMAGED: what is listed is served as a miss" };
+        println!(
+            "{}: {verdict}; {} objects of {}, {} of {} regions in use",
+            self.file.display(),
+            report.objects,
+            human_bytes(report.bytes),
+            report.regions_used,
+            report.regions,
+        );
+    }
+}
+
+fn as_json(report: &FsckReport) -> serde_json::Value {
+    let damaged = report.damaged.iter().map(|d| json!({ "key": d.key, "offset": d.offset, "what": d.what }));
+    json!({
+        "clean": report.is_clean(),
+        "objects": report.objects,
+        "bytes": report.bytes,
+        "damaged": damaged.collect::<Vec<_>>(),
+        "metadata_damage": report.metadata_damage,
+        "capacity": report.capacity,
+        "regions": report.regions,
+        "regions_used": report.regions_used,
+    })
+}

@@ -1,0 +1,123 @@
+//! The command line: what was typed, and what each command does with it.
+mod fsck;
+mod objects;
+mod output;
+mod serve;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::client::{Client, ClientError};
+use crate::config::options::{ConfigError, read_token};
+
+/// A cache node whose bytes go straight through, from disk to socket.
+#[derive(Debug, Parser)]
+#[command(name = "straightway", version, about, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command that talks to a node needs.
+#[derive(Debug, Clone, Args)]
+struct Global {
+    /// Data listener of the node
+    #[arg(long, global = true, env = "STRAIGHTWAY_URL", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    url: String,
+    /// Admin listener of the node
+    #[arg(long, global = true, env = "STRAIGHTWAY_ADMIN_URL", default_value = "http://127.0.0.1:8081", value_name = "URL")]
+    admin_url: String,
+    /// Certificates (PEM) to trust for https
+    #[arg(long, global = true, env = "STRAIGHTWAY_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Print JSON for programs instead of text for people
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print nothing but errors
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node
+    Serve(serve::Serve),
+    /// Store a file under a key
+    Put(objects::Put),
+    /// Fetch an object; an interrupted download is resumed, and its digest verified
+    Get(objects::Get),
+    /// List objects
+    Ls(objects::Ls),
+    /// Show an object's description, or without a key the node's statistics
+    Stat(objects::Stat),
+    /// Remove objects
+    Rm(objects::Rm),
+    /// Check a cache file that no node uses
+    Fsck(fsck::Fsck),
+}
+
+/// A command's outcome other than success.
+#[derive(Debug)]
+enum Failure {
+    /// Told as an error with its causes.
+    Error(Box<dyn Error + Send + Sync>),
+    /// Told already.
+    Told,
+}
+
+impl<E: Error + Send + Sync + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Error(Box::new(error))
+    }
+}
+
+/// Parses the arguments of this process and runs its command. Exit code 0: done; 1: failed; 2: wrong usage.
+pub fn main() -> ExitCode {
+    let Cli { global, command } = Cli::parse();
+    let outcome = match command {
+        Command::Serve(serve) => serve.run(),
+        Command::Put(put) => runtime().and_then(|rt| rt.block_on(put.run(&global))),
+        Command::Get(get) => runtime().and_then(|rt| rt.block_on(get.run(&global))),
+        Command::Ls(ls) => runtime().and_then(|rt| rt.block_on(ls.run(&global))),
+        Command::Stat(stat) => runtime().and_then(|rt| rt.block_on(stat.run(&global))),
+        Command::Rm(rm) => runtime().and_then(|rt| rt.block_on(rm.run(&global))),
+        Command::Fsck(fsck) => fsck.run(&global),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Told) => ExitCode::FAILURE,
+        Err(Failure::Error(error)) if is_broken_pipe(&*error) => ExitCode::SUCCESS,
+        Err(Failure::Error(error)) => {
+            let usage = error.downcast_ref::<ConfigError>().is_some();
+            output::print_error(&*error, global.json);
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}
+
+/// Whoever read our output has had enough: that is not a failure of ours.
+fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
+            return !matches!(error.downcast_ref::<ClientError>(), Some(ClientError::Connect { .. }));
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// The client for one of a node's listeners.
+fn client(url: &str, global: &Global, token_file: Option<&PathBuf>) -> Result<Client, Failure> {
+    let token = token_file.map(|path| read_token(path)).transpose()?;
+    Ok(Client::new(url, token, global.ca_file.as_deref())?)
+}

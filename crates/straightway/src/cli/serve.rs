@@ -1,0 +1,106 @@
+//! `serve`: runs a node.
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::Args;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::Failure;
+use crate::config::options::{ConfigError, ServeOptions};
+use crate::config::units::human_bytes;
+use crate::node::{self, Ready};
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// Configuration file [default: ./straightway.toml if it exists]
+    #[arg(long, env = "STRAIGHTWAY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print what would be set, as TOML, and end
+    #[arg(long)]
+    print_config: bool,
+    /// Format of the log on standard error: text or json
+    #[arg(long, env = "STRAIGHTWAY_LOG_FORMAT", default_value = "text", value_parser = ["text", "json"])]
+    log_format: String,
+    #[command(flatten)]
+    options: ServeOptions,
+}
+
+impl Serve {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let file = ServeOptions::from_file(self.config.as_deref())?;
+        let options = self.options.over(file);
+        let settings = options.settings()?;
+        if self.print_config {
+            let text = toml::to_string(&options).map_err(|error| ConfigError::Value { key: "config", message: error.to_string() })?;
+            print!("{text}");
+            return Ok(());
+        }
+        log_to_stderr(&self.log_format);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut told = Ok(());
+        let size = settings.size;
+        runtime.block_on(node::run(settings, |ready| told = announce(ready, size)))?;
+        Ok(told?)
+    }
+}
+
+fn log_to_stderr(format: &str) {
+    let filter = EnvFilter::try_from_env("STRAIGHTWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Set once per process, and this is its only place.
+    let _first = if format == "json" { builder.json().try_init() } else { builder.try_init() };
+}
+
+/// One line a listener, what the cache found out, and READY as the last.
+fn announce(ready: &Ready, size: u64) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    let scheme = if ready.tls { "https" } else { "http" };
+    for address in &ready.data {
+        writeln!(out, "listening data {scheme}://{address}")?;
+    }
+    writeln!(out, "listening admin http://{}", ready.admin)?;
+    let cache = &ready.cache;
+    writeln!(
+        out,
+        "cache {} file, {} for data in {} regions of {}, objects up to {}",
+        human_bytes(size),
+        human_bytes(cache.capacity),
+        cache.regions,
+        human_bytes(cache.region_size),
+        human_bytes(cache.max_object),
+    )?;
+    writeln!(
+        out,
+        "index {} in memory for {} objects, {} recovered in {:.1} ms",
+        human_bytes(cache.index_bytes),
+        cache.index_slots * 4 / 5,
+        cache.recovered_objects,
+        cache.recovery_us as f64 / 1000.0,
+    )?;
+    let yes = |yes| if yes { "yes" } else { "no" };
+    writeln!(
+        out,
+        "io {}, direct writes {}, mapping {}, sendfile {}, {} network threads",
+        cache.engine,
+        yes(cache.direct),
+        yes(cache.mapped),
+        yes(cache.sendfile),
+        ready.workers,
+    )?;
+    writeln!(out, "READY")?;
+    out.flush()
+}
+
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn defaults_are_the_published_ones() {
+        let defaults = crate::config::settings::NodeSettings::default();
+        assert_eq!(defaults.listen[0].to_string(), "127.0.0.1:8080");
+        assert_eq!(defaults.admin.to_string(), "127.0.0.1:8081");
+        assert_eq!(defaults.size, 1 << 30);
+        assert_eq!(defaults.cache.to_str(), Some("./straightway.cache"));
+    }
+}

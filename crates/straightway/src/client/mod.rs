@@ -1,0 +1,6 @@
+//! What `put`, `get` and their kin speak to a node with; usable as a library.
+mod connection;
+mod transfer;
+
+pub use connection::{Body, Client, ClientError, Reply};
+pub use transfer::{Fetched, Progress, PutOptions, fetch_to_file, fetch_to_writer, put_file, put_stdin};
