@@ -6,7 +6,9 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum BufferError {
     /// The pool's policy is to fail and its limit is reached.
-    #[error("{outstanding} bytes of buffers are in use, over the pool's limit of {limit}; return some, or raise the limit")]
+    #[error(
+        "{outstanding} bytes of buffers are in use, over the pool's limit of {limit}; return some, or raise the limit"
+    )]
     Exhausted {
         /// Bytes handed out.
         outstanding: usize,
@@ -20,7 +22,9 @@ pub enum BufferError {
         len: usize,
     },
     /// A length beyond the buffer's end.
-    #[error("a length of {len} is beyond the buffer's capacity of {capacity} bytes; take a larger buffer")]
+    #[error(
+        "a length of {len} is beyond the buffer's capacity of {capacity} bytes; take a larger buffer"
+    )]
     BeyondCapacity {
         /// The length.
         len: usize,

@@ -159,7 +159,10 @@ impl Shared {
         let limit = self.config.max_bytes_in_use;
         if self.config.exhaustion == Exhaustion::Fail && in_use > limit as u64 {
             self.in_use.fetch_sub(len, Ordering::Relaxed);
-            return Err(BufferError::Exhausted { outstanding: usize::try_from(in_use - len).unwrap_or(usize::MAX), limit });
+            return Err(BufferError::Exhausted {
+                outstanding: usize::try_from(in_use - len).unwrap_or(usize::MAX),
+                limit,
+            });
         }
         self.high_water.fetch_max(in_use, Ordering::Relaxed);
         self.outstanding.fetch_add(1, Ordering::Relaxed);

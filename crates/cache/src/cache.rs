@@ -88,9 +88,11 @@ impl RawDiskCache {
     pub(crate) async fn open_with(builder: CacheBuilder) -> Result<Self, CacheError> {
         let path = builder.path.clone();
         let opening = tokio::task::spawn_blocking(move || open(builder));
-        let Opened { core, queues, info } = opening
-            .await
-            .map_err(|error| CacheError::Io { what: "opening the cache", path, source: io::Error::other(error) })??;
+        let Opened { core, queues, info } = opening.await.map_err(|error| CacheError::Io {
+            what: "opening the cache",
+            path,
+            source: io::Error::other(error),
+        })??;
         let threads = Threads::start(&core, queues)?;
         Ok(Self(Arc::new(Shared { core, threads, info })))
     }
@@ -103,7 +105,12 @@ impl RawDiskCache {
     }
 
     /// Stores `data` under `key` with its own lifetime, type, tags or precondition.
-    pub async fn store_with(&self, key: &str, data: Bytes, options: StoreOptions) -> Result<Stored, CacheError> {
+    pub async fn store_with(
+        &self,
+        key: &str,
+        data: Bytes,
+        options: StoreOptions,
+    ) -> Result<Stored, CacheError> {
         let mut writer = self.writer(key, Some(data.len() as u64), options).await?;
         writer.write(&data).await?;
         writer.finish(None).await
@@ -181,7 +188,11 @@ impl RawDiskCache {
 
     /// Sends the object's bytes to a socket; `None` when there is no such object. Waits while a non-blocking socket is
     /// full; a blocking one is written to on a thread that may block.
-    pub async fn sendfile_to_socket(&self, key: &str, socket: impl AsFd) -> Result<Option<u64>, CacheError> {
+    pub async fn sendfile_to_socket(
+        &self,
+        key: &str,
+        socket: impl AsFd,
+    ) -> Result<Option<u64>, CacheError> {
         match self.open(key).await? {
             Some(object) => crate::send::send_object(self, &object, socket.as_fd()).await.map(Some),
             None => Ok(None),
@@ -215,7 +226,10 @@ impl RawDiskCache {
     }
 
     /// Walks over all objects.
-    #[expect(clippy::iter_not_returning_iterator, reason = "reading a description may wait for the device")]
+    #[expect(
+        clippy::iter_not_returning_iterator,
+        reason = "reading a description may wait for the device"
+    )]
     pub fn iter(&self) -> ObjectIter {
         self.iter_from(0)
     }

@@ -40,7 +40,14 @@ pub(crate) fn write(core: &Core) -> io::Result<()> {
     }
     let entries = dump.put_index()?;
     core.device.sync()?;
-    let head = Head { epoch: journal.epoch, number, journal_start: start, next_seq, segments: count, entries };
+    let head = Head {
+        epoch: journal.epoch,
+        number,
+        journal_start: start,
+        next_seq,
+        segments: count,
+        entries,
+    };
     write_block(core, &head.encode(), base)?;
     core.device.sync()?;
     journal.checkpointed(number, start);
@@ -72,7 +79,10 @@ struct Dump<'a> {
 }
 
 impl Dump<'_> {
-    fn put(&mut self, encode: impl Fn(u64, u64) -> [u8; crate::format::BLOCK_BYTES]) -> io::Result<()> {
+    fn put(
+        &mut self,
+        encode: impl Fn(u64, u64) -> [u8; crate::format::BLOCK_BYTES],
+    ) -> io::Result<()> {
         let block = encode(self.number, self.page);
         self.page += 1;
         if self.page >= u64::from(self.core.layout.checkpoint_blocks) {
@@ -101,7 +111,11 @@ impl Dump<'_> {
     }
 }
 
-fn write_block(core: &Core, block: &[u8; crate::format::BLOCK_BYTES], offset: u64) -> io::Result<()> {
+fn write_block(
+    core: &Core,
+    block: &[u8; crate::format::BLOCK_BYTES],
+    offset: u64,
+) -> io::Result<()> {
     let mut buffer = core.journal_block()?;
     buffer.set_len(block.len()).map_err(io::Error::other)?;
     buffer.copy_from_slice(block);

@@ -120,13 +120,24 @@ impl Committer {
             }),
             moved: Condvar::new(),
         };
-        (Self { sender: Mutex::new(Some(sender)), permits: Semaphore::new(MAX_CHANGES), journal }, CommitQueue(receiver))
+        (
+            Self {
+                sender: Mutex::new(Some(sender)),
+                permits: Semaphore::new(MAX_CHANGES),
+                journal,
+            },
+            CommitQueue(receiver),
+        )
     }
 
     /// Commits a change and waits until it is durable (where that matters) and visible.
     ///
     /// Not cancel safe in one sense: once handed in, the change happens even if nobody waits for the answer.
-    pub(crate) async fn commit(&self, change: Change, held: Option<Held>) -> Result<Committed, CacheError> {
+    pub(crate) async fn commit(
+        &self,
+        change: Change,
+        held: Option<Held>,
+    ) -> Result<Committed, CacheError> {
         let _permit = self.permits.acquire().await.map_err(|_| CacheError::Closed)?;
         let (reply, answer) = oneshot::channel();
         self.hand_in(change, held, reply)?;
@@ -134,7 +145,11 @@ impl Committer {
     }
 
     /// As [`Self::commit`], from a thread that may block.
-    pub(crate) fn commit_blocking(&self, change: Change, held: Option<Held>) -> Result<Committed, CacheError> {
+    pub(crate) fn commit_blocking(
+        &self,
+        change: Change,
+        held: Option<Held>,
+    ) -> Result<Committed, CacheError> {
         let (reply, answer) = oneshot::channel();
         self.hand_in(change, held, reply)?;
         answer.blocking_recv().map_err(|_| CacheError::Closed)?
@@ -146,7 +161,12 @@ impl Committer {
     }
 
     /// Hands in a change whose outcome goes to `reply`; may block while the queue is full.
-    pub(crate) fn hand_in(&self, change: Change, held: Option<Held>, reply: Reply) -> Result<(), CacheError> {
+    pub(crate) fn hand_in(
+        &self,
+        change: Change,
+        held: Option<Held>,
+        reply: Reply,
+    ) -> Result<(), CacheError> {
         let sender = self.sender.lock().clone().ok_or(CacheError::Closed)?;
         sender.send(Op { change, reply, held }).map_err(|_| CacheError::Closed)
     }
@@ -203,7 +223,10 @@ impl Journal {
         }
         while head + MARGIN_BLOCKS.min(ring / 8) - retention.from > ring {
             if self.moved.wait_for(&mut retention, ROOM_WAIT).timed_out() {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "no checkpoint made room in the journal"));
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "no checkpoint made room in the journal",
+                ));
             }
         }
         Ok(())
@@ -222,7 +245,9 @@ pub(crate) fn run(core: &Core, queue: &CommitQueue) {
     };
     while let Ok(first) = queue.0.recv() {
         let mut batch = vec![first];
-        while batch.len() < MAX_BATCH && let Ok(next) = queue.0.try_recv() {
+        while batch.len() < MAX_BATCH
+            && let Ok(next) = queue.0.try_recv()
+        {
             batch.push(next);
         }
         commit_batch(core, &mut writer, batch);
@@ -232,7 +257,8 @@ pub(crate) fn run(core: &Core, queue: &CommitQueue) {
 fn commit_batch(core: &Core, writer: &mut JournalWriter, batch: Vec<Op>) {
     // Taken after the batch was received: the opening of every segment that the batch speaks of is among them.
     let opens = std::mem::take(&mut core.space.lock().opens);
-    let mut decided = Decided { records: opens.iter().map(open_record).collect(), ..Decided::default() };
+    let mut decided =
+        Decided { records: opens.iter().map(open_record).collect(), ..Decided::default() };
     for op in batch {
         decided.add(core, op);
     }
@@ -300,7 +326,11 @@ impl Decided {
                 if applied {
                     self.overlay.insert(*hash, Some(*to));
                 }
-                (Record::Move { hash: *hash, from: *from, to: *to, extent_units: *units }, previous, applied)
+                (
+                    Record::Move { hash: *hash, from: *from, to: *to, extent_units: *units },
+                    previous,
+                    applied,
+                )
             }
             Change::Remove { hash } => {
                 let previous = now(&self.overlay, *hash);
@@ -332,7 +362,12 @@ fn matches(current: Current, previous: Option<Location>) -> bool {
 }
 
 fn open_record(opened: &Opened) -> Record {
-    Record::SegmentOpen { seq: opened.seq, first_region: opened.first, regions: opened.regions, class: opened.kind.code() }
+    Record::SegmentOpen {
+        seq: opened.seq,
+        first_region: opened.first,
+        regions: opened.regions,
+        class: opened.kind.code(),
+    }
 }
 
 /// Writes blocks at the head of both copies of the ring.

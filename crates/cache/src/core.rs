@@ -25,9 +25,9 @@ use crate::meta::{Entries, Entry, Version};
 use crate::observe::{Observer, Removal};
 use crate::pack::PackQueue;
 use crate::reclaim::Reclaim;
+use crate::scrub::Scrub;
 use crate::segment::pin::PinTable;
 use crate::segment::space::{Kind, Opened, Reservation, SpaceMap};
-use crate::scrub::Scrub;
 use crate::stats::Counters;
 use crate::zero_copy::ZeroCopyManager;
 
@@ -146,8 +146,15 @@ impl Core {
     }
 
     /// Reserves space, waiting for the reclaimer (at most `pin_wait`) when none is free.
-    pub(crate) async fn reserve(self: &Arc<Self>, kind: Kind, len: u64, align: u64) -> Result<Held, CacheError> {
-        if let Some(reservation) = self.reclaim.nobody_waits().then(|| self.try_reserve(kind, len, align)).flatten() {
+    pub(crate) async fn reserve(
+        self: &Arc<Self>,
+        kind: Kind,
+        len: u64,
+        align: u64,
+    ) -> Result<Held, CacheError> {
+        if let Some(reservation) =
+            self.reclaim.nobody_waits().then(|| self.try_reserve(kind, len, align)).flatten()
+        {
             self.reclaim.nudge_if_low(self);
             return Ok(Held::new(self.clone(), reservation));
         }
@@ -162,12 +169,22 @@ impl Core {
     }
 
     /// As [`Self::reserve`], for threads that may block.
-    pub(crate) fn reserve_blocking(self: &Arc<Self>, kind: Kind, len: u64, align: u64) -> Result<Held, CacheError> {
-        if let Some(reservation) = self.reclaim.nobody_waits().then(|| self.try_reserve(kind, len, align)).flatten() {
+    pub(crate) fn reserve_blocking(
+        self: &Arc<Self>,
+        kind: Kind,
+        len: u64,
+        align: u64,
+    ) -> Result<Held, CacheError> {
+        if let Some(reservation) =
+            self.reclaim.nobody_waits().then(|| self.try_reserve(kind, len, align)).flatten()
+        {
             self.reclaim.nudge_if_low(self);
             return Ok(Held::new(self.clone(), reservation));
         }
-        self.reclaim.ask(self, kind, len, align).and_then(|answer| answer.blocking_recv().ok()).ok_or_else(|| self.no_space(len))
+        self.reclaim
+            .ask(self, kind, len, align)
+            .and_then(|answer| answer.blocking_recv().ok())
+            .ok_or_else(|| self.no_space(len))
     }
 
     fn no_space(&self, len: u64) -> CacheError {
@@ -220,18 +237,22 @@ impl Core {
         if let Some(segment) = space.map.segment_at_mut(location.unit() * UNIT_BYTES)
             && Location::seq_low(segment.seq) == location.seq_bits()
         {
-            segment.live_bytes = segment.live_bytes.saturating_sub(location.size_units() * UNIT_BYTES);
+            segment.live_bytes =
+                segment.live_bytes.saturating_sub(location.size_units() * UNIT_BYTES);
         }
     }
 
     /// Whether a location's segment has been freed since.
     pub(crate) fn is_stale(&self, location: Location) -> bool {
-        self.region_of(location).is_none_or(|region| !self.pins.is_current(region, location.seq_bits()))
+        self.region_of(location)
+            .is_none_or(|region| !self.pins.is_current(region, location.seq_bits()))
     }
 
     pub(crate) fn region_of(&self, location: Location) -> Option<u32> {
         let offset = (location.unit() * UNIT_BYTES).checked_sub(self.layout.data_offset)?;
-        u32::try_from(offset / self.layout.region_size).ok().filter(|region| *region < self.layout.regions)
+        u32::try_from(offset / self.layout.region_size)
+            .ok()
+            .filter(|region| *region < self.layout.regions)
     }
 
     /// Drops an object that a reader found expired or damaged. Not journaled: after a restart it is found again.
@@ -257,7 +278,8 @@ impl Core {
     pub(crate) fn parse_header(&self, buffer: &[u8], version: Version) -> Option<Arc<Entry>> {
         let view = crate::format::extent::ExtentHeader::parse(buffer).ok()?;
         let offset = version.unit * UNIT_BYTES;
-        let inside = offset.checked_add(view.extent_len()).is_some_and(|end| end <= self.layout.size);
+        let inside =
+            offset.checked_add(view.extent_len()).is_some_and(|end| end <= self.layout.size);
         let genuine = view.seq() == version.seq && view.key_hash() == self.hash(view.key());
         (inside && genuine).then(|| Arc::new(Entry::from_view(&view, offset, version.unit)))
     }

@@ -25,7 +25,9 @@ pub enum CacheError {
         limit: usize,
     },
     /// The object is larger than the cache accepts.
-    #[error("an object of {len} bytes is over the limit of {limit} bytes; raise the cache size or the object limit")]
+    #[error(
+        "an object of {len} bytes is over the limit of {limit} bytes; raise the cache size or the object limit"
+    )]
     TooLarge {
         /// The object's length, as far as known.
         len: u64,
@@ -33,13 +35,17 @@ pub enum CacheError {
         limit: u64,
     },
     /// No run of regions could be freed: everything is being written or read.
-    #[error("no space for {len} bytes: every candidate region is in use by readers or writers; retry, or enlarge the cache")]
+    #[error(
+        "no space for {len} bytes: every candidate region is in use by readers or writers; retry, or enlarge the cache"
+    )]
     NoSpace {
         /// Bytes that were asked for.
         len: u64,
     },
     /// The body ended early or ran over its announced length.
-    #[error("the body of {key:?} has {actual} bytes where {expected} were announced; nothing was stored")]
+    #[error(
+        "the body of {key:?} has {actual} bytes where {expected} were announced; nothing was stored"
+    )]
     LengthMismatch {
         /// The object's key.
         key: String,
@@ -66,7 +72,9 @@ pub enum CacheError {
         key: String,
     },
     /// The stored bytes do not match their checksum; the object has been dropped.
-    #[error("the stored bytes of {key:?} fail their checksum; the object was dropped, store it again")]
+    #[error(
+        "the stored bytes of {key:?} fail their checksum; the object was dropped, store it again"
+    )]
     Corrupt {
         /// The object's key.
         key: String,
@@ -146,7 +154,9 @@ pub enum CacheError {
         source: io::Error,
     },
     /// The buffer pool is exhausted and its policy is to fail.
-    #[error("no buffer to work in; lower the number of concurrent transfers or raise the pool's limit")]
+    #[error(
+        "no buffer to work in; lower the number of concurrent transfers or raise the pool's limit"
+    )]
     Buffer(#[from] straightway_buffer::BufferError),
     /// The cache was closed.
     #[error("the cache is closed; open it again")]

@@ -84,13 +84,23 @@ pub struct FsckProgress {
 /// assert_eq!((report.objects, report.bytes), (1, 4));
 /// # Ok(()) }
 /// ```
-pub fn fsck(path: impl AsRef<Path>, mut progress: impl FnMut(FsckProgress)) -> Result<FsckReport, CacheError> {
+pub fn fsck(
+    path: impl AsRef<Path>,
+    mut progress: impl FnMut(FsckProgress),
+) -> Result<FsckReport, CacheError> {
     let path = path.as_ref();
-    let failed = |what| move |source: io::Error| CacheError::Io { what, path: path.to_path_buf(), source };
+    let failed =
+        |what| move |source: io::Error| CacheError::Io { what, path: path.to_path_buf(), source };
     let file = CacheFile::open_existing(path, Access { portable: false })?;
     let (superblock, metadata_damage) = superblock(&file, path)?;
-    let recovered = recover(&file, &superblock.layout, superblock.epoch).map_err(failed("reading the index"))?;
-    let mut check = Check { file: &file, superblock: &superblock, report: FsckReport::default(), chunk: vec![0; CHUNK_BYTES] };
+    let recovered = recover(&file, &superblock.layout, superblock.epoch)
+        .map_err(failed("reading the index"))?;
+    let mut check = Check {
+        file: &file,
+        superblock: &superblock,
+        report: FsckReport::default(),
+        chunk: vec![0; CHUNK_BYTES],
+    };
     let Recovered { index, map, damage, .. } = recovered;
     check.report.metadata_damage = metadata_damage.into_iter().chain(damage).collect();
     check.report.capacity = superblock.layout.capacity();
@@ -113,12 +123,21 @@ fn superblock(file: &CacheFile, path: &Path) -> Result<(Superblock, Vec<String>)
     for (copy, offset) in [0, BLOCK_BYTES].into_iter().enumerate() {
         let mut block = [0; BLOCK_LEN];
         let read = file.read_at(&mut block, offset);
-        read.map_err(|source| CacheError::Io { what: "reading the superblock", path: path.to_path_buf(), source })?;
+        read.map_err(|source| CacheError::Io {
+            what: "reading the superblock",
+            path: path.to_path_buf(),
+            source,
+        })?;
         ours |= Superblock::is_ours(&block);
         match Superblock::decode(&block) {
             Ok(superblock) => found = found.or(Some(superblock)),
-            Err(error @ (FormatError::NewerVersion { .. } | FormatError::UnknownFeature { .. })) => {
-                return Err(CacheError::NewerFormat { path: path.to_path_buf(), found: error.to_string() });
+            Err(
+                error @ (FormatError::NewerVersion { .. } | FormatError::UnknownFeature { .. }),
+            ) => {
+                return Err(CacheError::NewerFormat {
+                    path: path.to_path_buf(),
+                    found: error.to_string(),
+                });
             }
             Err(error) => damage.push(format!("superblock {copy}: {error}")),
         }
@@ -141,7 +160,8 @@ impl Check<'_> {
     fn object(&mut self, hash: u64, location: Location) -> io::Result<()> {
         let offset = location.unit() * UNIT_BYTES;
         let mut head = [0; BLOCK];
-        let len = usize::try_from((self.superblock.layout.size - offset).min(BLOCK_BYTES)).unwrap_or(BLOCK);
+        let len = usize::try_from((self.superblock.layout.size - offset).min(BLOCK_BYTES))
+            .unwrap_or(BLOCK);
         self.file.read_at(&mut head[..len], offset)?;
         let view = match ExtentHeader::parse(&head[..len]) {
             Ok(view) => view,
@@ -154,7 +174,11 @@ impl Check<'_> {
             && hash_key(&self.superblock.secret, view.key()) == hash
             && Location::seq_low(view.seq()) == location.seq_bits();
         if !genuine {
-            self.damaged(Some(view.key()), offset, "the header is not the one that the index means".to_owned());
+            self.damaged(
+                Some(view.key()),
+                offset,
+                "the header is not the one that the index means".to_owned(),
+            );
             return Ok(());
         }
         if self.body(&view, offset)? {
@@ -175,10 +199,12 @@ impl Check<'_> {
             let place = usize::try_from(chunk % per_read).unwrap_or(0) * 4;
             if place == 0 {
                 let count = usize::try_from((chunks - chunk).min(per_read)).unwrap_or(0);
-                self.file.read_at(&mut sums[..4 * count], offset + view.trailer_offset() + 4 * chunk)?;
+                self.file
+                    .read_at(&mut sums[..4 * count], offset + view.trailer_offset() + 4 * chunk)?;
             }
             let at = chunk * CHUNK_BYTES as u64;
-            let len = usize::try_from((view.body_len() - at).min(CHUNK_BYTES as u64)).unwrap_or(CHUNK_BYTES);
+            let len = usize::try_from((view.body_len() - at).min(CHUNK_BYTES as u64))
+                .unwrap_or(CHUNK_BYTES);
             self.file.read_at(&mut self.chunk[..len], body + at)?;
             if crc32c(&self.chunk[..len]).to_le_bytes() != sums[place..place + 4] {
                 return Ok(false);

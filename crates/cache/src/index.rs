@@ -53,7 +53,9 @@ impl Index {
 
     /// Where the hash leads.
     pub(crate) fn find(&self, hash: u64) -> Option<Location> {
-        self.candidates(hash).find_map(|slot| self.read(slot).filter(|(found, _)| *found == hash)).map(|(_, location)| location)
+        self.candidates(hash)
+            .find_map(|slot| self.read(slot).filter(|(found, _)| *found == hash))
+            .map(|(_, location)| location)
     }
 
     /// What a slot holds.
@@ -62,7 +64,12 @@ impl Index {
     }
 
     /// Enters or replaces. Takes a free slot, else one whose entry `is_stale`, else that of the least used entry.
-    pub(crate) fn insert(&self, hash: u64, location: Location, is_stale: impl Fn(Location) -> bool) -> Inserted {
+    pub(crate) fn insert(
+        &self,
+        hash: u64,
+        location: Location,
+        is_stale: impl Fn(Location) -> bool,
+    ) -> Inserted {
         let _writing = self.writing.lock();
         let choice = self.candidates(hash).min_by_key(|slot| match self.read(*slot) {
             Some((found, _)) if found == hash => 0,
@@ -109,7 +116,8 @@ impl Index {
     pub(crate) fn remove_if(&self, hash: u64, location: Location) -> bool {
         let _writing = self.writing.lock();
         self.candidates(hash).any(|slot| {
-            self.read(slot).is_some_and(|(found, _)| found == hash) && self.clear(slot, |now| now.same_place(location))
+            self.read(slot).is_some_and(|(found, _)| found == hash)
+                && self.clear(slot, |now| now.same_place(location))
         })
     }
 
@@ -144,7 +152,12 @@ impl Index {
                     // Lost against another change: the mark is not worth a second try.
                     let target = &self.slot(slot).location;
                     let marked = now.with_freq(freq).get();
-                    let _lost = target.compare_exchange(now.get(), marked, Ordering::AcqRel, Ordering::Relaxed);
+                    let _lost = target.compare_exchange(
+                        now.get(),
+                        marked,
+                        Ordering::AcqRel,
+                        Ordering::Relaxed,
+                    );
                 }
                 return;
             }
@@ -234,7 +247,10 @@ mod tests {
         let objects = 32_000u64;
         let displaced = (1..=objects)
             .filter(|n| {
-                let hash = (n ^ 0x5555).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(17).wrapping_mul(0xd134_2543_de82_ef95);
+                let hash = (n ^ 0x5555)
+                    .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                    .rotate_left(17)
+                    .wrapping_mul(0xd134_2543_de82_ef95);
                 index.insert(hash, place(*n), |_| false).displaced.is_some()
             })
             .count();

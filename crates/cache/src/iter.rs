@@ -36,7 +36,9 @@ impl ObjectIter {
             };
             self.slot = slot + 1;
             match found {
-                Ok(Some(entry)) if !entry.meta.is_expired(now_ms) => return Some(Ok(entry.meta.clone())),
+                Ok(Some(entry)) if !entry.meta.is_expired(now_ms) => {
+                    return Some(Ok(entry.meta.clone()));
+                }
                 Ok(_) => {}
                 Err(error) => return Some(Err(error)),
             }
@@ -58,7 +60,9 @@ impl ObjectIter {
 
     fn occupied(&self) -> Option<(u32, u64, Location)> {
         let slots = u32::try_from(self.core.index.slots()).unwrap_or(u32::MAX);
-        (self.slot..slots).find_map(|slot| self.core.index.at(slot).map(|(hash, location)| (slot, hash, location)))
+        (self.slot..slots).find_map(|slot| {
+            self.core.index.at(slot).map(|(hash, location)| (slot, hash, location))
+        })
     }
 
     fn pin(&self, location: Location) -> Option<(Version, crate::read::Unpin<'_>)> {

@@ -8,8 +8,8 @@ use quick_cache::sync::Cache;
 
 use crate::core::UNIT_BYTES;
 use crate::error::CacheError;
-use crate::format::location::Location;
 use crate::format::extent::{CHUNK_BYTES, ExtentView};
+use crate::format::location::Location;
 
 /// Longest key, in bytes.
 pub const MAX_KEY_BYTES: usize = 2048;
@@ -124,7 +124,11 @@ impl Entry {
 
     /// The windows that a range of the body touches.
     pub(crate) fn windows(range: &Range<u64>) -> Range<u64> {
-        if range.is_empty() { 0..0 } else { range.start / WINDOW_BYTES..(range.end - 1) / WINDOW_BYTES + 1 }
+        if range.is_empty() {
+            0..0
+        } else {
+            range.start / WINDOW_BYTES..(range.end - 1) / WINDOW_BYTES + 1
+        }
     }
 
     pub(crate) fn is_verified(&self, window: u64) -> bool {
@@ -145,7 +149,8 @@ impl Entry {
 
     fn weight(&self) -> u64 {
         let tags: usize = self.meta.tags.iter().map(|tag| tag.len() + size_of::<String>()).sum();
-        let text = self.meta.key.len() + self.meta.content_type.as_ref().map_or(0, String::len) + tags;
+        let text =
+            self.meta.key.len() + self.meta.content_type.as_ref().map_or(0, String::len) + tags;
         // Two allocations' overhead, the map's own slot, and the entry.
         (size_of::<Self>() + text + self.verified.len() * 8 + 96) as u64
     }

@@ -45,7 +45,8 @@ const IO_THREADS: usize = 8;
 /// Opens a cache. Blocks.
 pub(crate) fn open(builder: CacheBuilder) -> Result<Opened, CacheError> {
     let started = Instant::now();
-    let planned = Layout::plan(builder.size, builder.block_size, builder.average_object).map_err(|error| geometry(&error))?;
+    let planned = Layout::plan(builder.size, builder.block_size, builder.average_object)
+        .map_err(|error| geometry(&error))?;
     let portable = builder.io == IoMode::Portable;
     let opened = CacheFile::open(&builder.path, builder.size, Access { portable })?;
     let (mut file, fresh) = (opened.file, opened.fresh);
@@ -64,7 +65,8 @@ pub(crate) fn open(builder: CacheBuilder) -> Result<Opened, CacheError> {
     if !portable && hazard.coherent {
         file.map().map_err(failed("mapping the cache file"))?;
     }
-    let recovered = recover(&file, &superblock.layout, superblock.epoch).map_err(failed("recovering the index"))?;
+    let recovered = recover(&file, &superblock.layout, superblock.epoch)
+        .map_err(failed("recovering the index"))?;
     for what in recovered.damage.iter().filter(|_| !formatted) {
         tracing::warn!(path = %builder.path.display(), what, "damaged metadata");
     }
@@ -77,13 +79,19 @@ pub(crate) fn open(builder: CacheBuilder) -> Result<Opened, CacheError> {
 
 fn geometry(error: &FormatError) -> CacheError {
     match error {
-        FormatError::Field { what, value, reason } => CacheError::Geometry { what, value: *value, reason: (*reason).to_owned() },
+        FormatError::Field { what, value, reason } => {
+            CacheError::Geometry { what, value: *value, reason: (*reason).to_owned() }
+        }
         other => CacheError::Geometry { what: "cache size", value: 0, reason: other.to_string() },
     }
 }
 
 /// The superblock of whichever copy is sound; `None`: the file is to be formatted.
-fn read_superblock(file: &CacheFile, builder: &CacheBuilder, fresh: bool) -> Result<Option<Superblock>, CacheError> {
+fn read_superblock(
+    file: &CacheFile,
+    builder: &CacheBuilder,
+    fresh: bool,
+) -> Result<Option<Superblock>, CacheError> {
     if fresh || builder.format {
         return Ok(None);
     }
@@ -94,13 +102,19 @@ fn read_superblock(file: &CacheFile, builder: &CacheBuilder, fresh: bool) -> Res
     for offset in [0, BLOCK_BYTES] {
         let mut block = [0; BLOCK];
         if file.len() >= offset + BLOCK_BYTES {
-            file.read_at(&mut block, offset).map_err(|source| CacheError::Io { what: "reading the superblock", path: path(), source })?;
+            file.read_at(&mut block, offset).map_err(|source| CacheError::Io {
+                what: "reading the superblock",
+                path: path(),
+                source,
+            })?;
         }
         blank &= block.iter().all(|byte| *byte == 0);
         ours |= Superblock::is_ours(&block);
         match Superblock::decode(&block) {
             Ok(superblock) => return Ok(Some(superblock)),
-            Err(error @ (FormatError::NewerVersion { .. } | FormatError::UnknownFeature { .. })) => newer = Some(error.to_string()),
+            Err(
+                error @ (FormatError::NewerVersion { .. } | FormatError::UnknownFeature { .. }),
+            ) => newer = Some(error.to_string()),
             Err(_) => {}
         }
     }
@@ -121,10 +135,16 @@ fn is_all_zero(file: &CacheFile) -> io::Result<bool> {
 }
 
 /// Refuses a file that was made with other sizes than asked for.
-fn matching(found: Superblock, planned: &Layout, builder: &CacheBuilder) -> Result<Superblock, CacheError> {
+fn matching(
+    found: Superblock,
+    planned: &Layout,
+    builder: &CacheBuilder,
+) -> Result<Superblock, CacheError> {
     let differs = |what, value: u64, on_disk: u64| {
         let path = builder.path.display();
-        let reason = format!("{path} was made with {on_disk}; give that value, name another file, or pass --format to start empty");
+        let reason = format!(
+            "{path} was made with {on_disk}; give that value, name another file, or pass --format to start empty"
+        );
         Err(CacheError::Geometry { what, value, reason })
     };
     let layout = &found.layout;
@@ -138,22 +158,45 @@ fn matching(found: Superblock, planned: &Layout, builder: &CacheBuilder) -> Resu
 }
 
 /// Writes superblocks, and a checkpoint area and journal that say nothing.
-fn format(file: &CacheFile, layout: Layout, builder: &CacheBuilder, buffers: &LargeBufferPool) -> Result<Superblock, CacheError> {
-    let failed = |source| CacheError::Io { what: "formatting the cache file", path: builder.path.clone(), source };
+fn format(
+    file: &CacheFile,
+    layout: Layout,
+    builder: &CacheBuilder,
+    buffers: &LargeBufferPool,
+) -> Result<Superblock, CacheError> {
+    let failed = |source| CacheError::Io {
+        what: "formatting the cache file",
+        path: builder.path.clone(),
+        source,
+    };
     if file.len() < layout.size {
-        let reason = format!("{} has only {} bytes; give that size, or remove the file", builder.path.display(), file.len());
+        let reason = format!(
+            "{} has only {} bytes; give that size, or remove the file",
+            builder.path.display(),
+            file.len()
+        );
         return Err(CacheError::Geometry { what: "cache size", value: layout.size, reason });
     }
     let mut secret = [0; 16];
     getrandom::fill(&mut secret).map_err(|error| failed(io::Error::other(error)))?;
     // An epoch that no journal block of an earlier life of this file bears.
     let epoch = builder.clock.now_ms().max(1);
-    let superblock = Superblock { epoch, secret, created_ms: epoch, average_object: builder.average_object, layout };
+    let superblock = Superblock {
+        epoch,
+        secret,
+        created_ms: epoch,
+        average_object: builder.average_object,
+        layout,
+    };
     write_superblock(file, &superblock, buffers).map_err(failed)?;
     Ok(superblock)
 }
 
-fn write_superblock(file: &CacheFile, superblock: &Superblock, buffers: &LargeBufferPool) -> io::Result<()> {
+fn write_superblock(
+    file: &CacheFile,
+    superblock: &Superblock,
+    buffers: &LargeBufferPool,
+) -> io::Result<()> {
     let mut buffer = buffers.acquire(BLOCK).map_err(io::Error::other)?;
     buffer.set_len(BLOCK).map_err(io::Error::other)?;
     buffer.copy_from_slice(&superblock.encode());
@@ -190,14 +233,22 @@ fn probe(file: &mut CacheFile, buffers: &LargeBufferPool, scratch: u64, portable
     }
 }
 
-fn start_engine(mode: IoMode, file: &Arc<CacheFile>, pool: &Arc<BlockingPool>) -> Result<Arc<dyn IoEngine>, CacheError> {
-    let standard = |name| Ok(Arc::new(StandardEngine::new(name, file.clone(), pool.clone())) as Arc<dyn IoEngine>);
+fn start_engine(
+    mode: IoMode,
+    file: &Arc<CacheFile>,
+    pool: &Arc<BlockingPool>,
+) -> Result<Arc<dyn IoEngine>, CacheError> {
+    let standard = |name| {
+        Ok(Arc::new(StandardEngine::new(name, file.clone(), pool.clone())) as Arc<dyn IoEngine>)
+    };
     match mode {
         IoMode::Standard => standard("standard"),
         IoMode::Portable => standard("portable"),
         IoMode::Auto | IoMode::IoUring => match start_uring(file) {
             Ok(engine) => Ok(engine),
-            Err(source) if mode == IoMode::IoUring => Err(CacheError::EngineUnavailable { engine: "io_uring", source }),
+            Err(source) if mode == IoMode::IoUring => {
+                Err(CacheError::EngineUnavailable { engine: "io_uring", source })
+            }
             Err(error) => {
                 tracing::info!(%error, "no io_uring here; using the standard backend");
                 standard("standard")
@@ -208,7 +259,8 @@ fn start_engine(mode: IoMode, file: &Arc<CacheFile>, pool: &Arc<BlockingPool>) -
 
 #[cfg(target_os = "linux")]
 fn start_uring(file: &Arc<CacheFile>) -> io::Result<Arc<dyn IoEngine>> {
-    crate::io::uring::UringEngine::start(file.clone()).map(|engine| Arc::new(engine) as Arc<dyn IoEngine>)
+    crate::io::uring::UringEngine::start(file.clone())
+        .map(|engine| Arc::new(engine) as Arc<dyn IoEngine>)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -239,7 +291,8 @@ fn assemble(
     let Superblock { epoch, secret, layout, .. } = superblock;
     let (mapped, direct) = (file.is_mapped(), file.is_direct());
     let file = Arc::new(file);
-    let thread_failed = |source| CacheError::Io { what: "starting a thread", path: builder.path.clone(), source };
+    let thread_failed =
+        |source| CacheError::Io { what: "starting a thread", path: builder.path.clone(), source };
     let blocking = Arc::new(BlockingPool::new(IO_THREADS).map_err(thread_failed)?);
     let io = start_engine(builder.io, &file, &blocking)?;
     let (committer, commits) = Committer::new(epoch, &recovered.journal);
@@ -276,7 +329,8 @@ fn assemble(
     if recovered.journal.gap {
         // Into both slots: neither may start before the gap.
         for _ in 0..2 {
-            checkpoint::write(&core).map_err(|source| core.io_error("writing a checkpoint", source))?;
+            checkpoint::write(&core)
+                .map_err(|source| core.io_error("writing a checkpoint", source))?;
         }
     }
     let info = CacheInfo {

@@ -77,7 +77,9 @@ pub(crate) fn run(core: &Arc<Core>, queue: &Receiver<Needle>) {
     while let Ok(first) = queue.recv() {
         let mut bytes = first.body.len();
         let mut batch = vec![first];
-        while bytes < PACK_BYTES && let Ok(next) = queue.try_recv() {
+        while bytes < PACK_BYTES
+            && let Ok(next) = queue.try_recv()
+        {
             bytes += next.body.len();
             batch.push(next);
         }
@@ -96,7 +98,9 @@ fn store_batch(core: &Arc<Core>, pack: &mut Pack, batch: Vec<Needle>) {
     let mut packed = Vec::with_capacity(batch.len());
     for needle in batch {
         match place(core, pack, &needle) {
-            Ok((held, entry)) => packed.push(Packed { held, entry, current: needle.current, reply: needle.reply }),
+            Ok((held, entry)) => {
+                packed.push(Packed { held, entry, current: needle.current, reply: needle.reply })
+            }
             Err(error) => drop(needle.reply.send(Err(error))),
         }
     }
@@ -122,7 +126,11 @@ fn store_batch(core: &Arc<Core>, pack: &mut Pack, batch: Vec<Needle>) {
     }
 }
 
-fn place(core: &Arc<Core>, pack: &mut Pack, needle: &Needle) -> Result<(Held, Arc<Entry>), CacheError> {
+fn place(
+    core: &Arc<Core>,
+    pack: &mut Pack,
+    needle: &Needle,
+) -> Result<(Held, Arc<Entry>), CacheError> {
     let header = ExtentHeader::new(&needle.meta, needle.hash);
     let shape = header.needle_shape();
     // Full segments are written out before waiting for a new one: the reclaimer may want what is pinned here.
@@ -162,7 +170,13 @@ pub(crate) struct Pack {
 
 impl Pack {
     pub(crate) fn new(core: &Core) -> io::Result<Self> {
-        Ok(Self { buffer: core.aligned(PACK_BYTES + 2 * (64 * 1024 + BLOCK))?, base: 0, len: 0, written: 0, dirty: false })
+        Ok(Self {
+            buffer: core.aligned(PACK_BYTES + 2 * (64 * 1024 + BLOCK))?,
+            base: 0,
+            len: 0,
+            written: 0,
+            dirty: false,
+        })
     }
 
     /// Zeroed room for an extent at `offset`; writes out what is in the way.

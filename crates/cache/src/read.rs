@@ -158,17 +158,31 @@ impl Object {
     }
 
     /// Pins what a location of the index points to, on a thread that may block.
-    pub(crate) fn pin_blocking(core: &Arc<Core>, hash: u64, location: Location) -> Result<Self, CacheError> {
-        let pinned = core.region_of(location).and_then(|region| core.pins.try_pin(region, location.seq_bits()));
+    pub(crate) fn pin_blocking(
+        core: &Arc<Core>,
+        hash: u64,
+        location: Location,
+    ) -> Result<Self, CacheError> {
+        let pinned = core
+            .region_of(location)
+            .and_then(|region| core.pins.try_pin(region, location.seq_bits()));
         let (leader, seq) = pinned.ok_or(CacheError::Closed)?;
         let guard = Unpin::new(core, leader);
         let version = Version { unit: location.unit(), seq };
         let entry = match core.entries.find(version) {
             Some(entry) => entry,
-            None => core.load_blocking(version).inspect_err(|_| core.forget_unreadable(hash, location))?,
+            None => core
+                .load_blocking(version)
+                .inspect_err(|_| core.forget_unreadable(hash, location))?,
         };
         std::mem::forget(guard);
-        Ok(Self(Arc::new(Pinned { core: core.clone(), entry, location, leader, damaged: AtomicBool::new(false) })))
+        Ok(Self(Arc::new(Pinned {
+            core: core.clone(),
+            entry,
+            location,
+            leader,
+            damaged: AtomicBool::new(false),
+        })))
     }
 
     /// Verifies the whole body, in memory or not, on a thread that may block.
@@ -186,7 +200,11 @@ impl Object {
     }
 
     fn check(&self, range: &Range<u64>) -> Result<(), CacheError> {
-        if range.start <= range.end && range.end <= self.len() { Ok(()) } else { Err(self.range_error(range)) }
+        if range.start <= range.end && range.end <= self.len() {
+            Ok(())
+        } else {
+            Err(self.range_error(range))
+        }
     }
 
     fn range_error(&self, range: &Range<u64>) -> CacheError {
@@ -197,7 +215,9 @@ impl Object {
 impl Pinned {
     fn is_resident(&self, range: &Range<u64>) -> bool {
         match self.core.device.file() {
-            Some(file) => file.resident(self.entry.body + range.start, range.end - range.start).unwrap_or(true),
+            Some(file) => file
+                .resident(self.entry.body + range.start, range.end - range.start)
+                .unwrap_or(true),
             None => true,
         }
     }
@@ -208,7 +228,8 @@ impl Pinned {
     fn warm(&self, range: &Range<u64>) -> Result<(), CacheError> {
         let mut buffer = None;
         for window in Entry::windows(range) {
-            let bytes = window * WINDOW_BYTES..((window + 1) * WINDOW_BYTES).min(self.entry.meta.len);
+            let bytes =
+                window * WINDOW_BYTES..((window + 1) * WINDOW_BYTES).min(self.entry.meta.len);
             if self.entry.is_verified(window) && self.is_resident(&bytes) {
                 continue;
             }
@@ -222,17 +243,30 @@ impl Pinned {
         Ok(())
     }
 
-    fn verify_window(&self, window: u64, bytes: Range<u64>, buffer: &mut PooledBuffer) -> Result<(), CacheError> {
+    fn verify_window(
+        &self,
+        window: u64,
+        bytes: Range<u64>,
+        buffer: &mut PooledBuffer,
+    ) -> Result<(), CacheError> {
         let first_chunk = window * WINDOW_CHUNKS;
-        let chunks = usize::try_from((bytes.end - bytes.start).div_ceil(CHUNK_BYTES as u64)).unwrap_or(0);
+        let chunks =
+            usize::try_from((bytes.end - bytes.start).div_ceil(CHUNK_BYTES as u64)).unwrap_or(0);
         let mut sums = [0u8; 4 * (WINDOW / CHUNK_BYTES)];
         let sums = &mut sums[..4 * chunks];
-        self.core.device.read_at(sums, self.entry.trailer + 4 * first_chunk).map_err(|source| self.unreadable(source))?;
+        self.core
+            .device
+            .read_at(sums, self.entry.trailer + 4 * first_chunk)
+            .map_err(|source| self.unreadable(source))?;
         let mut at = bytes.start;
         for expected in sums.chunks_exact(4) {
-            let len = usize::try_from((bytes.end - at).min(CHUNK_BYTES as u64)).unwrap_or(CHUNK_BYTES);
+            let len =
+                usize::try_from((bytes.end - at).min(CHUNK_BYTES as u64)).unwrap_or(CHUNK_BYTES);
             buffer.set_len(len)?;
-            self.core.device.read_at(buffer, self.entry.body + at).map_err(|source| self.unreadable(source))?;
+            self.core
+                .device
+                .read_at(buffer, self.entry.body + at)
+                .map_err(|source| self.unreadable(source))?;
             if crc32c(buffer).to_le_bytes() != expected {
                 self.damaged.store(true, Ordering::Relaxed);
                 self.core.drop_found(&self.entry, self.location, Removal::Corrupt);
@@ -264,7 +298,9 @@ impl Core {
         let hash = self.hash(key);
         let Some(location) = self.index.find(hash) else { return Ok(None) };
         let Some(region) = self.region_of(location) else { return Ok(None) };
-        let Some((leader, seq)) = self.pins.try_pin(region, location.seq_bits()) else { return Ok(None) };
+        let Some((leader, seq)) = self.pins.try_pin(region, location.seq_bits()) else {
+            return Ok(None);
+        };
         let version = Version { unit: location.unit(), seq };
         let guard = Unpin::new(self, leader);
         let known = self.entries.find(version);
@@ -277,8 +313,13 @@ impl Core {
             return Ok(None);
         }
         std::mem::forget(guard);
-        let object =
-            Object(Arc::new(Pinned { core: self.clone(), entry, location, leader, damaged: AtomicBool::new(false) }));
+        let object = Object(Arc::new(Pinned {
+            core: self.clone(),
+            entry,
+            location,
+            leader,
+            damaged: AtomicBool::new(false),
+        }));
         if object.meta().is_expired(self.clock.now_ms()) {
             self.drop_found(object.entry(), location, Removal::Expired);
             return Ok(None);
@@ -287,7 +328,10 @@ impl Core {
     }
 
     /// The live object's description, without counting.
-    pub(crate) async fn peek(self: &Arc<Self>, key: &str) -> Result<Option<Arc<Entry>>, CacheError> {
+    pub(crate) async fn peek(
+        self: &Arc<Self>,
+        key: &str,
+    ) -> Result<Option<Arc<Entry>>, CacheError> {
         Ok(self.find(key).await?.map(|object| object.entry().clone()))
     }
 
@@ -315,7 +359,10 @@ impl Core {
     }
 
     /// Reads the description of an extent from the device; `None` when there is no genuine header at that place.
-    pub(crate) async fn load(self: &Arc<Self>, version: Version) -> Result<Option<Arc<Entry>>, CacheError> {
+    pub(crate) async fn load(
+        self: &Arc<Self>,
+        version: Version,
+    ) -> Result<Option<Arc<Entry>>, CacheError> {
         let offset = version.unit * UNIT_BYTES;
         let len = self.header_read_len(offset);
         let buffer = match self.io.read(self.buffers.acquire(len)?, offset, len).await {
@@ -339,8 +386,11 @@ impl Core {
         let len = self.header_read_len(offset);
         let mut buffer = self.buffers.acquire(len)?;
         buffer.set_len(len)?;
-        self.device.read_at(&mut buffer, offset).map_err(|source| self.io_error("reading a header", source))?;
-        self.parse_header(&buffer, version).ok_or_else(|| CacheError::Corrupt { key: String::new() })
+        self.device
+            .read_at(&mut buffer, offset)
+            .map_err(|source| self.io_error("reading a header", source))?;
+        self.parse_header(&buffer, version)
+            .ok_or_else(|| CacheError::Corrupt { key: String::new() })
     }
 
     /// A location whose header is damaged: counted and logged once, because it leaves the index here.
@@ -348,7 +398,10 @@ impl Core {
         if self.index.remove_if(hash, location) {
             self.gone(Some(location));
             self.counters.checksum_failures.add(1);
-            tracing::warn!(offset = location.unit() * UNIT_BYTES, "an extent's header is damaged; the object is dropped");
+            tracing::warn!(
+                offset = location.unit() * UNIT_BYTES,
+                "an extent's header is damaged; the object is dropped"
+            );
         }
     }
 }

@@ -64,7 +64,13 @@ impl Reclaim {
     }
 
     /// Queues a request for space; `None` when too many wait already.
-    pub(crate) fn ask(&self, core: &Core, kind: Kind, len: u64, align: u64) -> Option<oneshot::Receiver<Held>> {
+    pub(crate) fn ask(
+        &self,
+        core: &Core,
+        kind: Kind,
+        len: u64,
+        align: u64,
+    ) -> Option<oneshot::Receiver<Held>> {
         let (reply, answer) = oneshot::channel();
         let mut state = self.state.lock();
         if state.stop || state.requests.len() >= MAX_WAITING {
@@ -175,7 +181,14 @@ impl Reclaimer<'_> {
         for _ in 0..target {
             let (free, emptied) = {
                 let map = &self.core.space.lock().map;
-                (map.free_regions(), self.draining.iter().filter_map(|l| map.segment(*l)).map(|s| s.regions).sum::<u32>())
+                (
+                    map.free_regions(),
+                    self.draining
+                        .iter()
+                        .filter_map(|l| map.segment(*l))
+                        .map(|s| s.regions)
+                        .sum::<u32>(),
+                )
             };
             if free + emptied >= target {
                 return;
@@ -190,9 +203,13 @@ impl Reclaimer<'_> {
     fn hand_over(&self) -> bool {
         let mut state = self.core.reclaim.state.lock();
         let Some(request) = state.requests.front() else { return true };
-        let Some(reservation) = self.core.try_reserve(request.kind, request.len, request.align) else { return false };
+        let Some(reservation) = self.core.try_reserve(request.kind, request.len, request.align)
+        else {
+            return false;
+        };
         let held = Held::new(self.core.clone(), reservation);
-        let unclaimed = state.requests.pop_front().and_then(|request| request.reply.send(held).err());
+        let unclaimed =
+            state.requests.pop_front().and_then(|request| request.reply.send(held).err());
         state.nudged = true;
         drop(state);
         if let Some(held) = unclaimed {
@@ -223,7 +240,11 @@ impl Reclaimer<'_> {
             return Some(run);
         }
         // Nothing but open segments is left: close those that nobody is writing to.
-        let idle: Vec<u32> = views.iter().filter(|view| view.open && !view.pinned).map(|view| view.first_region).collect();
+        let idle: Vec<u32> = views
+            .iter()
+            .filter(|view| view.open && !view.pinned)
+            .map(|view| view.first_region)
+            .collect();
         for leader in idle {
             space.map.close(leader);
             self.core.pins.seal(leader);
@@ -299,12 +320,19 @@ impl Reclaimer<'_> {
 
     /// The extents of a segment that the index still points to.
     fn extents(&self, segment: &Segment) -> Vec<(u64, Location)> {
-        let start = self.core.layout.data_offset + u64::from(segment.first) * self.core.layout.region_size;
+        let start =
+            self.core.layout.data_offset + u64::from(segment.first) * self.core.layout.region_size;
         let end = start + u64::from(segment.regions) * self.core.layout.region_size;
         let inside = |location: &Location| {
-            (start..end).contains(&(location.unit() * UNIT_BYTES)) && location.seq_bits() == Location::seq_low(segment.seq)
+            (start..end).contains(&(location.unit() * UNIT_BYTES))
+                && location.seq_bits() == Location::seq_low(segment.seq)
         };
-        segment.slots.iter().filter_map(|slot| self.core.index.at(*slot)).filter(|(_, location)| inside(location)).collect()
+        segment
+            .slots
+            .iter()
+            .filter_map(|slot| self.core.index.at(*slot))
+            .filter(|(_, location)| inside(location))
+            .collect()
     }
 
     /// Copies what was read since it was written to a main segment. Best effort: what does not fit is dropped.
@@ -335,7 +363,12 @@ impl Reclaimer<'_> {
         }
     }
 
-    fn copy_forward(&mut self, segment: &Segment, hash: u64, from: Location) -> io::Result<Option<Copied>> {
+    fn copy_forward(
+        &mut self,
+        segment: &Segment,
+        hash: u64,
+        from: Location,
+    ) -> io::Result<Option<Copied>> {
         let core = self.core;
         let offset = from.unit() * UNIT_BYTES;
         let mut head = core.aligned(BLOCK)?;
@@ -383,9 +416,15 @@ impl Reclaimer<'_> {
     /// Spares a segment most of whose bytes were read since it was last considered: it becomes the youngest, and its
     /// objects have to be read again to be spared again.
     fn spare(&self, leader: u32) -> bool {
-        let Some(segment) = self.core.space.lock().map.segment(leader).cloned() else { return false };
+        let Some(segment) = self.core.space.lock().map.segment(leader).cloned() else {
+            return false;
+        };
         let extents = self.extents(&segment);
-        let used: u64 = extents.iter().filter(|(_, l)| l.freq() > 0).map(|(_, l)| l.size_units() * UNIT_BYTES).sum();
+        let used: u64 = extents
+            .iter()
+            .filter(|(_, l)| l.freq() > 0)
+            .map(|(_, l)| l.size_units() * UNIT_BYTES)
+            .sum();
         let capacity = u64::from(segment.regions) * self.core.layout.region_size;
         if used * SPARE_SHARE.1 < capacity * SPARE_SHARE.0 {
             return false;

@@ -91,7 +91,12 @@ fn read_block(device: &dyn Device, offset: u64) -> io::Result<Block> {
 }
 
 /// Loads a checkpoint whole, or says what is wrong with it.
-fn load(device: &dyn Device, layout: &Layout, head: &Head, base: u64) -> io::Result<Result<(Index, SpaceMap), String>> {
+fn load(
+    device: &dyn Device,
+    layout: &Layout,
+    head: &Head,
+    base: u64,
+) -> io::Result<Result<(Index, SpaceMap), String>> {
     let pages = head.segment_pages() + head.entry_pages();
     if pages + 1 > u64::from(layout.checkpoint_blocks) {
         return Ok(Err("claims more pages than fit".to_owned()));
@@ -102,7 +107,9 @@ fn load(device: &dyn Device, layout: &Layout, head: &Head, base: u64) -> io::Res
         let block = read_block(device, base + (page + 1) * BLOCK_BYTES)?;
         if page < head.segment_pages() {
             match decode_segments(&block, head.number, page) {
-                Ok(segments) => segments.iter().for_each(|segment| install(&mut map, layout, segment)),
+                Ok(segments) => {
+                    segments.iter().for_each(|segment| install(&mut map, layout, segment))
+                }
                 Err(error) => return Ok(Err(error.to_string())),
             }
         } else {
@@ -121,7 +128,8 @@ fn load(device: &dyn Device, layout: &Layout, head: &Head, base: u64) -> io::Res
 }
 
 fn install(map: &mut SpaceMap, layout: &Layout, entry: &SegmentEntry) {
-    let fits = entry.regions > 0 && entry.first.checked_add(entry.regions).is_some_and(|end| end <= layout.regions);
+    let fits = entry.regions > 0
+        && entry.first.checked_add(entry.regions).is_some_and(|end| end <= layout.regions);
     if let Some(kind) = Kind::from_code(entry.kind).filter(|_| fits) {
         map.install(Segment {
             first: entry.first,
@@ -162,7 +170,14 @@ fn replay(
         damage.push(format!("journal block {seq} is lost although later ones say that it was flushed: starting empty"));
     }
     let next = seq.max(max_seen + 1);
-    Ok(Resume { head: next, from: 0, newest: head.journal_start, number: head.number, gap: next != seq, lost })
+    Ok(Resume {
+        head: next,
+        from: 0,
+        newest: head.journal_start,
+        number: head.number,
+        gap: next != seq,
+        lost,
+    })
 }
 
 /// A journal block from whichever copy is sound.
@@ -178,7 +193,11 @@ fn sound_block(
     for copy in layout.journal {
         let block = read_block(device, copy + slot)?;
         match BlockView::parse(&block) {
-            Ok(view) if view.epoch == epoch && view.seq == seq && view.records().all(|record| record.is_ok()) => {
+            Ok(view)
+                if view.epoch == epoch
+                    && view.seq == seq
+                    && view.records().all(|record| record.is_ok()) =>
+            {
                 if bad > 0 {
                     damage.push(format!("journal block {seq}: first copy damaged, second used"));
                 }
@@ -191,7 +210,12 @@ fn sound_block(
 }
 
 /// The highest block of this epoch anywhere in the ring, and the highest that any of those beyond `seq` calls flushed.
-fn scan_ahead(device: &dyn Device, layout: &Layout, epoch: u64, seq: u64) -> io::Result<(u64, u64)> {
+fn scan_ahead(
+    device: &dyn Device,
+    layout: &Layout,
+    epoch: u64,
+    seq: u64,
+) -> io::Result<(u64, u64)> {
     let (mut max_seen, mut max_synced) = (0, 0);
     let mut chunk = vec![0; 16 * crate::format::BLOCK_BYTES];
     for copy in layout.journal {
@@ -227,7 +251,9 @@ impl State<'_> {
                 self.reach(to, extent_units);
             }
             Record::Remove { hash } => drop(self.index.remove(hash)),
-            Record::SegmentOpen { seq, first_region, regions, class } => self.open(seq, first_region, regions, class),
+            Record::SegmentOpen { seq, first_region, regions, class } => {
+                self.open(seq, first_region, regions, class)
+            }
             Record::SegmentFree { seq, first_region } => {
                 if self.map.segment(first_region).is_some_and(|segment| segment.seq == seq) {
                     self.map.free(first_region);
@@ -239,15 +265,24 @@ impl State<'_> {
 
     fn open(&mut self, seq: u64, first: u32, regions: u32, class: u8) {
         let known = self.map.segment(first).filter(|segment| segment.seq == seq);
-        let (age, cursor) = known.map_or((seq, self.map.region_offset(first)), |known| (known.age, known.cursor));
+        let (age, cursor) =
+            known.map_or((seq, self.map.region_offset(first)), |known| (known.age, known.cursor));
         // A checkpoint that was taken after this record may know the segment longer than the record does ...
         let regions = known.map_or(regions, |known| known.regions.max(regions));
         // ... or know a younger segment in its place.
         let younger = self.map.leaders_in(first..first.saturating_add(regions));
-        if younger.iter().filter_map(|leader| self.map.segment(*leader)).any(|segment| segment.seq > seq) {
+        if younger
+            .iter()
+            .filter_map(|leader| self.map.segment(*leader))
+            .any(|segment| segment.seq > seq)
+        {
             return;
         }
-        install(&mut self.map, self.layout, &SegmentEntry { first, regions, seq, age, cursor, kind: class, open: true });
+        install(
+            &mut self.map,
+            self.layout,
+            &SegmentEntry { first, regions, seq, age, cursor, kind: class, open: true },
+        );
     }
 
     /// What is beyond the cursor of a segment is free: moves the cursor behind an extent.

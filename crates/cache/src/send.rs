@@ -13,7 +13,11 @@ use crate::zero_copy::{FileRange, ReadPath};
 
 /// Sends the body by `sendfile`, window by window, each verified first. Waits on a thread that may block, so that the
 /// socket's own mode does not matter.
-pub(crate) async fn send_object(cache: &RawDiskCache, object: &Object, socket: BorrowedFd<'_>) -> Result<u64, CacheError> {
+pub(crate) async fn send_object(
+    cache: &RawDiskCache,
+    object: &Object,
+    socket: BorrowedFd<'_>,
+) -> Result<u64, CacheError> {
     let failed = |source| cache.io_error("sending an object", source);
     // A duplicate: the caller may close its descriptor whenever it likes.
     let socket = Arc::new(socket.try_clone_to_owned().map_err(failed)?);
@@ -38,7 +42,10 @@ pub(crate) async fn send_object(cache: &RawDiskCache, object: &Object, socket: B
 fn send_range(cache: &RawDiskCache, socket: &OwnedFd, mut range: FileRange) -> io::Result<()> {
     while range.len > 0 {
         match cache.try_sendfile(socket.as_fd(), range) {
-            Ok(step) => range = FileRange { offset: range.offset + step as u64, len: range.len - step as u64 },
+            Ok(step) => {
+                range =
+                    FileRange { offset: range.offset + step as u64, len: range.len - step as u64 }
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 poll(&mut [PollFd::new(socket, PollFlags::OUT)], None)?;
             }

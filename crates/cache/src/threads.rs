@@ -70,7 +70,8 @@ impl Threads {
         join(running.committer);
         core.committer.journal.stop();
         join(running.checkpointer);
-        checkpoint::write(core).map_err(|source| core.io_error("writing the last checkpoint", source))
+        checkpoint::write(core)
+            .map_err(|source| core.io_error("writing the last checkpoint", source))
     }
 }
 
@@ -82,7 +83,11 @@ fn signal(core: &Core) {
     core.committer.journal.stop();
 }
 
-fn spawn(name: &str, core: &Arc<Core>, body: impl FnOnce(Arc<Core>) + Send + 'static) -> io::Result<JoinHandle<()>> {
+fn spawn(
+    name: &str,
+    core: &Arc<Core>,
+    body: impl FnOnce(Arc<Core>) + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
     let core = core.clone();
     std::thread::Builder::new().name(name.to_owned()).spawn(move || body(core))
 }

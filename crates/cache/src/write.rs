@@ -15,7 +15,9 @@ use crate::commit::{Change, Current};
 use crate::core::{BLOCK, BLOCK_BYTES, Core, Held, UNIT_BYTES};
 use crate::error::CacheError;
 use crate::format::crc32c;
-use crate::format::extent::{self, CHUNK_BYTES, ExtentHeader, MAX_CONTENT_TYPE_BYTES, MAX_TAGS, MAX_TAGS_BYTES};
+use crate::format::extent::{
+    self, CHUNK_BYTES, ExtentHeader, MAX_CONTENT_TYPE_BYTES, MAX_TAGS, MAX_TAGS_BYTES,
+};
 use crate::io::Completion;
 use crate::meta::{Entry, ObjectMeta, Parts, Version};
 use crate::segment::space::Kind;
@@ -80,13 +82,27 @@ const MAX_PIECES: usize = 3;
 const FIRST_GUESS_BYTES: u64 = 4 << 20;
 
 impl ObjectWriter {
-    pub(crate) fn new(core: Arc<Core>, key: &str, announced: Option<u64>, options: StoreOptions) -> Result<Self, CacheError> {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        key: &str,
+        announced: Option<u64>,
+        options: StoreOptions,
+    ) -> Result<Self, CacheError> {
         check_options(&options)?;
         if let Some(len) = announced {
             check_len(&core, len)?;
         }
         let hash = core.hash(key);
-        Ok(Self { core, key: key.to_owned(), hash, announced, options, written: 0, chunk: None, large: None })
+        Ok(Self {
+            core,
+            key: key.to_owned(),
+            hash,
+            announced,
+            options,
+            written: 0,
+            chunk: None,
+            large: None,
+        })
     }
 
     /// Appends a chunk. Waits while too many earlier chunks are still on their way to the device.
@@ -155,19 +171,33 @@ impl ObjectWriter {
                 let last = self.chunk.take();
                 let (entry, held) = large.finish(&self.core, meta, self.hash, last).await?;
                 let version = entry.version;
-                (self.core.committer.commit(Change::Insert { entry, current }, Some(held)).await?, version)
+                (
+                    self.core
+                        .committer
+                        .commit(Change::Insert { entry, current }, Some(held))
+                        .await?,
+                    version,
+                )
             }
         };
         if !committed.applied {
             return Err(CacheError::PreconditionFailed { key: self.key });
         }
-        Ok(Stored { replaced: replaces && committed.previous.is_some(), len: self.written, version })
+        Ok(Stored {
+            replaced: replaces && committed.previous.is_some(),
+            len: self.written,
+            version,
+        })
     }
 
     fn chunk_len(&self, at_least: usize) -> usize {
         let announced = self.announced.map_or(CHUNK_BYTES as u64, |len| len - self.written);
         let expected = usize::try_from(announced).unwrap_or(CHUNK_BYTES);
-        if self.large.is_some() { CHUNK_BYTES } else { expected.max(at_least.min(CHUNK_BYTES)).clamp(1, CHUNK_BYTES) }
+        if self.large.is_some() {
+            CHUNK_BYTES
+        } else {
+            expected.max(at_least.min(CHUNK_BYTES)).clamp(1, CHUNK_BYTES)
+        }
     }
 
     async fn put_chunk(&mut self, chunk: PooledBuffer) -> Result<(), CacheError> {
@@ -187,8 +217,9 @@ impl ObjectWriter {
     fn meta(&self, digest: Option<[u8; 32]>) -> ObjectMeta {
         let now_ms = self.core.clock.now_ms();
         let lifetime = self.options.ttl.or((!self.core.ttl.is_zero()).then_some(self.core.ttl));
-        let expires_ms =
-            lifetime.map(|ttl| now_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)).max(1));
+        let expires_ms = lifetime.map(|ttl| {
+            now_ms.saturating_add(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)).max(1)
+        });
         ObjectMeta {
             key: self.key.clone(),
             len: self.written,
@@ -211,7 +242,9 @@ impl ObjectWriter {
             Expect::Absent if live.is_some() => failed(),
             Expect::Absent => Ok((Current::Is(seen), false)),
             Expect::Version(version) => match live {
-                Some(entry) if entry.version == version => Ok((Current::Is(Some(entry.location())), true)),
+                Some(entry) if entry.version == version => {
+                    Ok((Current::Is(Some(entry.location())), true))
+                }
                 _ => failed(),
             },
         }
@@ -236,7 +269,9 @@ struct LargeBody {
 impl LargeBody {
     async fn start(core: &Arc<Core>, announced: Option<u64>) -> Result<Self, CacheError> {
         let body_len = announced.unwrap_or(FIRST_GUESS_BYTES.min(core.max_object));
-        let held = core.reserve(Kind::LargeProbation, extent::large_extent_len(body_len), core.align).await?;
+        let held = core
+            .reserve(Kind::LargeProbation, extent::large_extent_len(body_len), core.align)
+            .await?;
         let chunks = usize::try_from(body_len.div_ceil(CHUNK_BYTES as u64)).unwrap_or(0);
         Ok(Self {
             held,
@@ -292,16 +327,25 @@ impl LargeBody {
     async fn relocate(&mut self, core: &Arc<Core>, needed: u64) -> Result<(), CacheError> {
         self.wait_all(core).await?;
         let most = extent::large_extent_len(core.max_object);
-        let wanted = extent::large_extent_len(needed).max(self.held.reservation.len.saturating_mul(4)).min(most);
+        let wanted = extent::large_extent_len(needed)
+            .max(self.held.reservation.len.saturating_mul(4))
+            .min(most);
         let larger = core.reserve(Kind::LargeProbation, wanted, core.align).await?;
-        let (from, to) = (self.held.reservation.offset + self.body_offset, larger.reservation.offset + self.body_offset);
+        let (from, to) = (
+            self.held.reservation.offset + self.body_offset,
+            larger.reservation.offset + self.body_offset,
+        );
         let mut done = 0;
         while done < self.sent {
             let step = usize::try_from(self.sent - done).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
             let buffer = core.io.read(core.buffers.acquire(step)?, from + done, step).await;
-            let buffer = buffer.map_err(|source| core.io_error("reading back an object", source))?;
+            let buffer =
+                buffer.map_err(|source| core.io_error("reading back an object", source))?;
             straightway_buffer::count_copied(step, Reason::Relocate);
-            core.io.write(vec![buffer], to + done).await.map_err(|source| core.io_error("writing an object", source))?;
+            core.io
+                .write(vec![buffer], to + done)
+                .await
+                .map_err(|source| core.io_error("writing an object", source))?;
             done += step as u64;
         }
         let old = std::mem::replace(&mut self.held, larger);
@@ -371,12 +415,22 @@ impl LargeBody {
 }
 
 fn check_len(core: &Core, len: u64) -> Result<(), CacheError> {
-    if len > core.max_object { Err(CacheError::TooLarge { len, limit: core.max_object }) } else { Ok(()) }
+    if len > core.max_object {
+        Err(CacheError::TooLarge { len, limit: core.max_object })
+    } else {
+        Ok(())
+    }
 }
 
 fn check_options(options: &StoreOptions) -> Result<(), CacheError> {
-    let check = |what, len, limit| if len > limit { Err(CacheError::MetadataTooLong { what, len, limit }) } else { Ok(()) };
-    check("content type", options.content_type.as_ref().map_or(0, String::len), MAX_CONTENT_TYPE_BYTES)?;
+    let check = |what, len, limit| {
+        if len > limit { Err(CacheError::MetadataTooLong { what, len, limit }) } else { Ok(()) }
+    };
+    check(
+        "content type",
+        options.content_type.as_ref().map_or(0, String::len),
+        MAX_CONTENT_TYPE_BYTES,
+    )?;
     check("list of tags", options.tags.len(), MAX_TAGS)?;
     check("text of the tags", options.tags.iter().map(String::len).sum(), MAX_TAGS_BYTES)
 }

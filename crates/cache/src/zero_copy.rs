@@ -143,7 +143,9 @@ impl ZeroCopyManager {
                 self.count_mapped(bytes);
                 (&self.counters.writev_transfers, &self.counters.writev_bytes)
             }
-            ReadPath::Sendfile => (&self.counters.sendfile_transfers, &self.counters.sendfile_bytes),
+            ReadPath::Sendfile => {
+                (&self.counters.sendfile_transfers, &self.counters.sendfile_bytes)
+            }
         };
         calls.fetch_add(1, Ordering::Relaxed);
         total.fetch_add(bytes, Ordering::Relaxed);
@@ -237,7 +239,11 @@ impl SizeClass {
         let old = average.load(Ordering::Relaxed);
         let sample = cost_ns.max(1);
         // A scheduling gap is not a cost of the path: one sample may at most double the average.
-        let new = if old == 0 { sample } else { old - (old >> AVERAGE_SHIFT) + (sample.min(old.saturating_mul(16)) >> AVERAGE_SHIFT) };
+        let new = if old == 0 {
+            sample
+        } else {
+            old - (old >> AVERAGE_SHIFT) + (sample.min(old.saturating_mul(16)) >> AVERAGE_SHIFT)
+        };
         average.store(new.max(1), Ordering::Relaxed);
     }
 }
@@ -247,7 +253,11 @@ mod tests {
     use super::*;
 
     fn manager(adaptive: bool, sendfile_safe: bool) -> ZeroCopyManager {
-        ZeroCopyManager::new(ZeroCopyConfig { adaptive, ..ZeroCopyConfig::default() }, true, sendfile_safe)
+        ZeroCopyManager::new(
+            ZeroCopyConfig { adaptive, ..ZeroCopyConfig::default() },
+            true,
+            sendfile_safe,
+        )
     }
 
     #[test]
@@ -255,7 +265,11 @@ mod tests {
         let m = manager(false, true);
         assert_eq!(m.choose(65_535), ReadPath::Pread);
         assert_eq!(m.choose(65_536), ReadPath::Sendfile);
-        m.set_config(ZeroCopyConfig { mmap_threshold: 1024, enable_sendfile: false, adaptive: false });
+        m.set_config(ZeroCopyConfig {
+            mmap_threshold: 1024,
+            enable_sendfile: false,
+            adaptive: false,
+        });
         assert_eq!(m.choose(1023), ReadPath::Pread);
         assert_eq!(m.choose(1024), ReadPath::Mapped);
     }

@@ -51,7 +51,9 @@ async fn one_flipped_bit_costs_at_most_one_object() {
     let scratch = Scratch::new();
     fill(&scratch).await;
     let pristine = std::fs::read(scratch.path()).expect("read");
-    let used: Vec<u64> = (0..pristine.len() as u64).filter(|o| pristine[usize::try_from(*o).expect("small")] != 0).collect();
+    let used: Vec<u64> = (0..pristine.len() as u64)
+        .filter(|o| pristine[usize::try_from(*o).expect("small")] != 0)
+        .collect();
     let mut damaged = 0;
     // Every area of the file that holds anything, from the first superblock to the last extent.
     for step in 0..120u64 {
@@ -106,7 +108,12 @@ async fn a_file_truncated_while_open_gives_misses_and_errors_and_no_crash() {
     for key in 0..OBJECTS {
         cache.store(&format!("k{key}"), body(key, len_of(key))).await.expect("stored");
     }
-    OpenOptions::new().write(true).open(scratch.path()).expect("opened").set_len(4096).expect("truncated");
+    OpenOptions::new()
+        .write(true)
+        .open(scratch.path())
+        .expect("opened")
+        .set_len(4096)
+        .expect("truncated");
     for key in 0..OBJECTS {
         let name = format!("k{key}");
         let opened = cache.open(&name).await.expect("a miss is no error");

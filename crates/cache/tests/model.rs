@@ -42,16 +42,30 @@ type Model = HashMap<u8, (u64, usize)>;
 
 async fn check(cache: &RawDiskCache, key: u8, model: &Model, mapped: bool) {
     let name = format!("key-{key}");
-    let found = if mapped { cache.lookup_zero_copy(&name).await } else { cache.lookup(&name).await }.expect("looked up");
+    let found =
+        if mapped { cache.lookup_zero_copy(&name).await } else { cache.lookup(&name).await }
+            .expect("looked up");
     match (found, model.get(&key)) {
         (None, None) => {}
-        (Some(found), Some((seed, len))) => assert!(found == body(*seed, *len), "{name}: not what was stored last"),
+        (Some(found), Some((seed, len))) => {
+            assert!(found == body(*seed, *len), "{name}: not what was stored last")
+        }
         // Small enough that nothing is ever evicted here.
-        (found, expected) => panic!("{name}: found {:?} bytes where {expected:?} was expected", found.map(|f| f.len())),
+        (found, expected) => panic!(
+            "{name}: found {:?} bytes where {expected:?} was expected",
+            found.map(|f| f.len())
+        ),
     }
 }
 
-async fn put(cache: &RawDiskCache, key: u8, seed: u64, len: usize, known: bool, expect: Expect) -> Result<(), CacheError> {
+async fn put(
+    cache: &RawDiskCache,
+    key: u8,
+    seed: u64,
+    len: usize,
+    known: bool,
+    expect: Expect,
+) -> Result<(), CacheError> {
     let announced = known.then_some(len as u64);
     let options = StoreOptions { expect, ..StoreOptions::default() };
     let mut writer = cache.writer(&format!("key-{key}"), announced, options).await?;
@@ -75,14 +89,20 @@ async fn run(ops: Vec<Op>) {
                 put(&cache, key, seed, len, false, Expect::Any).await.expect("stored");
                 model.insert(key, (seed, len));
             }
-            Op::StoreIfAbsent(key, len) => match put(&cache, key, seed, len, true, Expect::Absent).await {
-                Ok(()) => assert!(model.insert(key, (seed, len)).is_none(), "stored over a live object"),
+            Op::StoreIfAbsent(key, len) => match put(&cache, key, seed, len, true, Expect::Absent)
+                .await
+            {
+                Ok(()) => {
+                    assert!(model.insert(key, (seed, len)).is_none(), "stored over a live object")
+                }
                 Err(CacheError::PreconditionFailed { .. }) => assert!(model.contains_key(&key)),
                 Err(error) => panic!("{error}"),
             },
             Op::Abandon(key, len) => {
-                let mut writer =
-                    cache.writer(&format!("key-{key}"), None, StoreOptions::default()).await.expect("a writer");
+                let mut writer = cache
+                    .writer(&format!("key-{key}"), None, StoreOptions::default())
+                    .await
+                    .expect("a writer");
                 writer.write(&body(seed, len)).await.expect("written");
             }
             Op::Remove(key) => {
@@ -107,7 +127,8 @@ async fn run(ops: Vec<Op>) {
         let meta = meta.expect("read");
         assert!(seen.insert(meta.key.clone(), meta.len).is_none(), "{} twice", meta.key);
     }
-    let expected: HashMap<String, u64> = model.iter().map(|(k, (_, len))| (format!("key-{k}"), *len as u64)).collect();
+    let expected: HashMap<String, u64> =
+        model.iter().map(|(k, (_, len))| (format!("key-{k}"), *len as u64)).collect();
     assert_eq!(seen, expected);
     assert_eq!(cache.zero_copy_stats().await.pins_held, 0);
 }
@@ -128,7 +149,8 @@ async fn concurrent_changes_of_the_same_keys_never_go_back_in_time() {
     const KEYS: usize = 4;
     let scratch = Scratch::new();
     let cache = scratch.cache(16 * MIB).await;
-    let acknowledged: Arc<Vec<AtomicU64>> = Arc::new((0..KEYS).map(|_| AtomicU64::new(0)).collect());
+    let acknowledged: Arc<Vec<AtomicU64>> =
+        Arc::new((0..KEYS).map(|_| AtomicU64::new(0)).collect());
     let mut tasks = Vec::new();
     for key in 0..KEYS {
         let (cache, acknowledged) = (cache.clone(), acknowledged.clone());
@@ -154,10 +176,17 @@ async fn concurrent_changes_of_the_same_keys_never_go_back_in_time() {
                 let key = (round + reader) % KEYS;
                 let least = acknowledged[key].load(Ordering::SeqCst);
                 let name = format!("k{key}");
-                let found = if round % 2 == 0 { cache.lookup(&name).await } else { cache.lookup_zero_copy(&name).await };
+                let found = if round % 2 == 0 {
+                    cache.lookup(&name).await
+                } else {
+                    cache.lookup_zero_copy(&name).await
+                };
                 if let Some(found) = found.expect("looked up") {
                     let version = u64::from_le_bytes(found[8..16].try_into().expect("eight bytes"));
-                    assert!(version >= least, "{name}: version {version} after {least} was acknowledged");
+                    assert!(
+                        version >= least,
+                        "{name}: version {version} after {least} was acknowledged"
+                    );
                     assert!(found == versioned(key, version, found.len()), "{name}: mixed bytes");
                 }
                 tokio::task::yield_now().await;
@@ -185,7 +214,8 @@ async fn eviction_keeps_to_the_size_and_to_the_truth() {
     let cache = scratch.cache(16 * MIB).await;
     for round in 0..3u64 {
         for key in 0..300u64 {
-            let len = usize::try_from((key * 7919 + round * 104_729) % (300 * KIB as u64)).expect("small");
+            let len = usize::try_from((key * 7919 + round * 104_729) % (300 * KIB as u64))
+                .expect("small");
             cache.store(&format!("k{key}"), body(round << 32 | key, len)).await.expect("stored");
         }
     }

@@ -11,8 +11,16 @@ use support::{KIB, MIB, Scratch, body};
 #[tokio::test]
 async fn sizes_that_do_not_fit_are_refused_by_name() {
     let scratch = Scratch::new();
-    let open = async |size: u64, block: u32| RawDiskCache::new(scratch.path(), size, block, Duration::ZERO).await;
-    for (size, block) in [(0, 4096), (100, 4096), (16 * MIB as u64 + 1, 4096), (16 * MIB as u64, 3000), (16 * MIB as u64, 0)] {
+    let open = async |size: u64, block: u32| {
+        RawDiskCache::new(scratch.path(), size, block, Duration::ZERO).await
+    };
+    for (size, block) in [
+        (0, 4096),
+        (100, 4096),
+        (16 * MIB as u64 + 1, 4096),
+        (16 * MIB as u64, 3000),
+        (16 * MIB as u64, 0),
+    ] {
         let refused = open(size, block).await;
         assert!(matches!(refused, Err(CacheError::Geometry { .. })), "{size} {block}: {refused:?}");
         assert!(!scratch.path().exists(), "nothing was created for {size} {block}");
@@ -83,10 +91,16 @@ async fn bodies_that_do_not_keep_their_word_leave_nothing() {
     let too_large = cache.writer("k", Some(limit + 1), StoreOptions::default()).await;
     assert!(matches!(too_large, Err(CacheError::TooLarge { .. })));
     for len in [100, 300 * KIB] {
-        let mut short = cache.writer("k", Some(len as u64 + 1), StoreOptions::default()).await.expect("a writer");
+        let mut short = cache
+            .writer("k", Some(len as u64 + 1), StoreOptions::default())
+            .await
+            .expect("a writer");
         short.write(&body(1, len)).await.expect("written");
         assert!(matches!(short.finish(None).await, Err(CacheError::LengthMismatch { .. })));
-        let mut long = cache.writer("k", Some(len as u64 - 1), StoreOptions::default()).await.expect("a writer");
+        let mut long = cache
+            .writer("k", Some(len as u64 - 1), StoreOptions::default())
+            .await
+            .expect("a writer");
         assert!(matches!(long.write(&body(1, len)).await, Err(CacheError::LengthMismatch { .. })));
     }
     let mut endless = cache.writer("k", None, StoreOptions::default()).await.expect("a writer");
@@ -124,7 +138,10 @@ async fn lifetimes_end_and_outlive_restarts_and_clock_steps() {
     assert_eq!(cache.stats().expired, 1);
     assert!(cache.lookup("long").await.expect("looked up").is_some());
     clock.set(0);
-    assert!(cache.lookup("long").await.expect("looked up").is_some(), "a clock that steps back harms nothing");
+    assert!(
+        cache.lookup("long").await.expect("looked up").is_some(),
+        "a clock that steps back harms nothing"
+    );
     clock.set(1_000_000 + 3_600_000);
     assert_eq!(cache.lookup("long").await.expect("looked up"), None);
 }

@@ -14,7 +14,8 @@ use support::{KIB, MIB, Scratch, body};
 async fn lap(cache: &RawDiskCache, salt: u64) -> u64 {
     let mut stored = 0;
     for key in 0..120u64 {
-        match cache.store(&format!("filler-{salt}-{key}"), body(salt << 32 | key, 300 * KIB)).await {
+        match cache.store(&format!("filler-{salt}-{key}"), body(salt << 32 | key, 300 * KIB)).await
+        {
             Ok(()) => stored += 1,
             Err(CacheError::NoSpace { .. }) => {}
             Err(error) => panic!("{error}"),
@@ -30,7 +31,8 @@ async fn a_slice_that_is_held_keeps_its_bytes_while_eviction_laps_the_cache() {
     cache.store("held", body(1, 2 * MIB + 5)).await.expect("stored");
     cache.store("packed", body(2, 500)).await.expect("stored");
     let held = cache.lookup_zero_copy("held").await.expect("looked up").expect("a hit");
-    let packed = cache.open("packed").await.expect("opened").expect("a hit").bytes().expect("mapped");
+    let packed =
+        cache.open("packed").await.expect("opened").expect("a hit").bytes().expect("mapped");
     let tail = held.slice(2 * MIB..);
     drop(held);
     assert!(lap(&cache, 1).await > 60);
@@ -70,7 +72,8 @@ async fn what_waits_in_a_full_socket_queue_survives_the_rewriting_of_its_space()
         writer.set_nonblocking(true).expect("the flag is set");
         let mut sent = 0;
         loop {
-            let rest = FileRange { offset: range.offset + sent as u64, len: range.len - sent as u64 };
+            let rest =
+                FileRange { offset: range.offset + sent as u64, len: range.len - sent as u64 };
             match cache.try_sendfile(writer.as_fd(), rest) {
                 Ok(step) => sent += step,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
@@ -100,7 +103,9 @@ async fn when_everything_is_pinned_a_store_fails_in_bounded_time_and_recovers() 
     let refused = loop {
         let key = format!("pinned-{}", held.len());
         match cache.store(&key, body(held.len() as u64, 700 * KIB)).await {
-            Ok(()) => held.push(cache.lookup_zero_copy(&key).await.expect("looked up").expect("a hit")),
+            Ok(()) => {
+                held.push(cache.lookup_zero_copy(&key).await.expect("looked up").expect("a hit"))
+            }
             Err(error) => break error,
         }
         assert!(held.len() < 100, "more is pinned than fits");

@@ -29,7 +29,10 @@ async fn large_objects_are_mapped_and_not_copied() {
     assert_eq!(found, body(2, 128 * KIB));
     assert!(cache.locate(&found).is_some(), "the slice lies in the mapping");
     let stats = cache.zero_copy_stats().await;
-    assert_eq!((stats.mmap_reads, stats.mmap_bytes, stats.mmap_skipped, stats.bytes_copied), (1, 128 * KIB as u64, 0, 0));
+    assert_eq!(
+        (stats.mmap_reads, stats.mmap_bytes, stats.mmap_skipped, stats.bytes_copied),
+        (1, 128 * KIB as u64, 0, 0)
+    );
     assert_eq!(stats.pins_held, 1, "held by the slice");
     drop(found);
     assert_eq!(cache.zero_copy_stats().await.pins_held, 0);
@@ -46,10 +49,15 @@ async fn the_threshold_is_inclusive_and_moves_at_run_time() {
         let found = cache.lookup_zero_copy(key).await.expect("looked up").expect("a hit");
         cache.locate(&found).is_some()
     };
-    assert_eq!((mapped("under").await, mapped("at").await, mapped("over").await), (false, true, true));
+    assert_eq!(
+        (mapped("under").await, mapped("at").await, mapped("over").await),
+        (false, true, true)
+    );
     cache.zero_copy().set_config(ZeroCopyConfig { mmap_threshold: 1, ..ZeroCopyConfig::default() });
     assert!(mapped("under").await, "a packed object can be mapped too");
-    cache.zero_copy().set_config(ZeroCopyConfig { mmap_threshold: usize::MAX, ..ZeroCopyConfig::default() });
+    cache
+        .zero_copy()
+        .set_config(ZeroCopyConfig { mmap_threshold: usize::MAX, ..ZeroCopyConfig::default() });
     assert!(!mapped("over").await);
 }
 
@@ -57,13 +65,35 @@ async fn the_threshold_is_inclusive_and_moves_at_run_time() {
 async fn both_lookups_agree_at_every_interesting_size() {
     let scratch = Scratch::new();
     let cache = scratch.cache(96 * MIB).await;
-    let sizes = [0, 1, 63, 64, 65, 4095, 4096, 4097, 65_535, 65_536, 65_537, 131_071, 131_072, MIB - 1, MIB, MIB + 1, 5 * MIB + 3, 9 * MIB];
+    let sizes = [
+        0,
+        1,
+        63,
+        64,
+        65,
+        4095,
+        4096,
+        4097,
+        65_535,
+        65_536,
+        65_537,
+        131_071,
+        131_072,
+        MIB - 1,
+        MIB,
+        MIB + 1,
+        5 * MIB + 3,
+        9 * MIB,
+    ];
     for len in sizes {
         let key = format!("object-{len}");
         cache.store(&key, body(len as u64, len)).await.expect("stored");
         let expected = Some(body(len as u64, len));
         assert!(cache.lookup(&key).await.expect("looked up") == expected, "regular, {len}");
-        assert!(cache.lookup_zero_copy(&key).await.expect("looked up") == expected, "mapped, {len}");
+        assert!(
+            cache.lookup_zero_copy(&key).await.expect("looked up") == expected,
+            "mapped, {len}"
+        );
     }
 }
 
@@ -77,7 +107,10 @@ async fn the_portable_mode_serves_the_same_bytes_by_copy() {
     }
     let cache = scratch.builder(32 * MIB).io(IoMode::Portable).open().await.expect("opened");
     assert!(!cache.is_zero_copy_available());
-    assert_eq!(cache.lookup_zero_copy("object").await.expect("looked up"), Some(body(3, 300 * KIB)));
+    assert_eq!(
+        cache.lookup_zero_copy("object").await.expect("looked up"),
+        Some(body(3, 300 * KIB))
+    );
     cache.store("other", body(4, 200 * KIB)).await.expect("stored");
     assert_eq!(cache.lookup("other").await.expect("looked up"), Some(body(4, 200 * KIB)));
     let stats = cache.zero_copy_stats().await;
@@ -116,11 +149,17 @@ async fn sendfile_moves_whole_objects_to_both_kinds_of_socket() {
     for len in [1, 70 * KIB, 5 * MIB + 7] {
         cache.store("sent", body(len as u64, len)).await.expect("stored");
         for blocking in [false, true] {
-            assert!(send_and_read(&cache, "sent", len, blocking).await == body(len as u64, len), "{len} {blocking}");
+            assert!(
+                send_and_read(&cache, "sent", len, blocking).await == body(len as u64, len),
+                "{len} {blocking}"
+            );
         }
     }
     let stats = cache.zero_copy_stats().await;
     assert_eq!(stats.sendfile_transfers, 6);
     assert_eq!(stats.bytes_copied, 0);
-    assert_eq!(cache.sendfile_to_socket("absent", socket_pair().0.as_fd()).await.expect("looked up"), None);
+    assert_eq!(
+        cache.sendfile_to_socket("absent", socket_pair().0.as_fd()).await.expect("looked up"),
+        None
+    );
 }

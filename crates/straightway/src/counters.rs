@@ -8,11 +8,13 @@ use http::{Method, StatusCode};
 pub const METHODS: [&str; 5] = ["GET", "HEAD", "PUT", "DELETE", "other"];
 
 /// Statuses that are counted by number; all others go under `0`.
-pub const STATUSES: [u16; 19] = [200, 201, 204, 206, 304, 400, 401, 404, 405, 411, 412, 413, 415, 416, 431, 500, 503, 507, 0];
+pub const STATUSES: [u16; 19] =
+    [200, 201, 204, 206, 304, 400, 401, 404, 405, 411, 412, 413, 415, 416, 431, 500, 503, 507, 0];
 
 /// Upper bounds of the latency histogram's buckets, in seconds. One more bucket takes what is slower.
-pub const LATENCY_BOUNDS: [f64; 14] =
-    [50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 100e-3, 500e-3, 1.0, 5.0, 30.0];
+pub const LATENCY_BOUNDS: [f64; 14] = [
+    50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 100e-3, 500e-3, 1.0, 5.0, 30.0,
+];
 
 const LATENCY_BOUNDS_NS: [u64; 14] = [
     50_000,
@@ -77,7 +79,10 @@ impl Shard {
             Method::DELETE => 3,
             _ => 4,
         };
-        let status = STATUSES.iter().position(|known| *known == status.as_u16()).unwrap_or(STATUSES.len() - 1);
+        let status = STATUSES
+            .iter()
+            .position(|known| *known == status.as_u16())
+            .unwrap_or(STATUSES.len() - 1);
         bump(&self.requests[method][status], 1);
     }
 

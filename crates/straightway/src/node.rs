@@ -20,7 +20,9 @@ use crate::state::{Limits, NodeState};
 #[non_exhaustive]
 pub enum NodeError {
     /// An address beyond loopback without a token.
-    #[error("{address} can be reached from other machines and no token is set; give --token-file, or --insecure if that is meant")]
+    #[error(
+        "{address} can be reached from other machines and no token is set; give --token-file, or --insecure if that is meant"
+    )]
     Unprotected {
         /// The address.
         address: SocketAddr,
@@ -86,9 +88,11 @@ impl Node {
     /// Opens the cache and starts to serve.
     pub async fn start(settings: NodeSettings) -> Result<Self, NodeError> {
         check_exposure(&settings)?;
-        let acceptor = settings.tls.as_ref().map(tls::acceptor).transpose().map_err(NodeError::Tls)?;
+        let acceptor =
+            settings.tls.as_ref().map(tls::acceptor).transpose().map_err(NodeError::Tls)?;
         // Ports first: opening a cache may take seconds, and may format a file.
-        let listeners = settings.listen.iter().map(|address| bind(*address)).collect::<Result<Vec<_>, _>>()?;
+        let listeners =
+            settings.listen.iter().map(|address| bind(*address)).collect::<Result<Vec<_>, _>>()?;
         let admin_listener = bind(settings.admin)?;
         let cache = open_cache(&settings).await?;
         let workers = match settings.workers {
@@ -131,7 +135,11 @@ impl Node {
     pub async fn stop(self) -> Result<(), NodeError> {
         self.data.stop().await;
         self.admin.stop().await;
-        self.state.cache().close().await.map_err(|source| NodeError::Cache { act: "closed", source })
+        self.state
+            .cache()
+            .close()
+            .await
+            .map_err(|source| NodeError::Cache { act: "closed", source })
     }
 }
 
@@ -178,5 +186,7 @@ fn bind(address: SocketAddr) -> Result<TcpListener, NodeError> {
 }
 
 fn local(listener: &TcpListener) -> Result<SocketAddr, NodeError> {
-    listener.local_addr().map_err(|source| NodeError::System { what: "a listener's address", source })
+    listener
+        .local_addr()
+        .map_err(|source| NodeError::System { what: "a listener's address", source })
 }

@@ -33,7 +33,13 @@ pub(crate) struct Limits {
 
 impl NodeState {
     /// State for a node of `workers` network threads.
-    pub(crate) fn new(cache: RawDiskCache, token: Option<Token>, limits: Limits, verify_ahead: u64, workers: usize) -> Self {
+    pub(crate) fn new(
+        cache: RawDiskCache,
+        token: Option<Token>,
+        limits: Limits,
+        verify_ahead: u64,
+        workers: usize,
+    ) -> Self {
         Self {
             cache,
             token,

@@ -8,7 +8,10 @@ use support::{Client, TestNode, mapped, pattern};
 use tokio::net::TcpStream;
 
 async fn patch(client: &mut Client<TcpStream>, headers: &str, body: &str) -> support::Reply {
-    let head = format!("PATCH /api/config HTTP/1.1\r\nhost: t\r\ncontent-length: {}\r\n{headers}\r\n", body.len());
+    let head = format!(
+        "PATCH /api/config HTTP/1.1\r\nhost: t\r\ncontent-length: {}\r\n{headers}\r\n",
+        body.len()
+    );
     client.send(head + body).await;
     client.reply().await
 }
@@ -27,17 +30,27 @@ async fn statistics_count_what_happened() {
     assert_eq!(stats.header("content-type"), Some("application/json"));
     let stats = stats.json();
     assert_eq!(stats["cache"]["objects"], 1);
-    assert_eq!((stats["cache"]["hits"].as_u64(), stats["cache"]["misses"].as_u64()), (Some(1), Some(2)));
+    assert_eq!(
+        (stats["cache"]["hits"].as_u64(), stats["cache"]["misses"].as_u64()),
+        (Some(1), Some(2))
+    );
     assert_eq!(stats["zero_copy"]["sendfile_bytes"], 100_000);
     assert_eq!(stats["zero_copy"]["bytes_copied"], 0);
     assert_eq!(stats["http"]["received_bytes"], 100_000);
     // The shape that DESIGN.md promises.
-    for name in ["objects", "bytes", "capacity", "hits", "misses", "evictions", "checksum_failures"] {
+    for name in ["objects", "bytes", "capacity", "hits", "misses", "evictions", "checksum_failures"]
+    {
         assert!(stats["cache"][name].is_u64(), "{name}");
     }
-    for name in
-        ["mmap_reads", "mmap_bytes", "sendfile_transfers", "sendfile_bytes", "mmap_skipped", "bytes_copied", "bytes_served"]
-    {
+    for name in [
+        "mmap_reads",
+        "mmap_bytes",
+        "sendfile_transfers",
+        "sendfile_bytes",
+        "mmap_skipped",
+        "bytes_copied",
+        "bytes_served",
+    ] {
         assert!(stats["zero_copy"][name].is_u64(), "{name}");
     }
     let pools = stats["pools"].as_object().unwrap();
@@ -61,13 +74,17 @@ async fn every_statistic_is_a_metric() {
     let name = |group: &str, name: &str, kind: Kind| {
         format!("straightway_{group}_{name}{}", if kind == Kind::Counter { "_total" } else { "" })
     };
-    let mut names: Vec<String> = CACHE.iter().map(|stat| name("cache", stat.name, stat.kind)).collect();
+    let mut names: Vec<String> =
+        CACHE.iter().map(|stat| name("cache", stat.name, stat.kind)).collect();
     names.extend(ZERO_COPY.iter().map(|stat| name("zero_copy", stat.name, stat.kind)));
     names.extend(POOL.iter().map(|stat| name("pool", stat.name, stat.kind)));
     names.extend(HTTP.iter().map(|stat| name("http", stat.name, stat.kind)));
     for name in names {
         assert!(text.lines().any(|line| line.starts_with(&name)), "{name} is missing");
-        assert!(text.contains(&format!("# HELP {}", name.trim_end_matches("_total"))), "{name} has no help");
+        assert!(
+            text.contains(&format!("# HELP {}", name.trim_end_matches("_total"))),
+            "{name} has no help"
+        );
     }
     assert!(text.contains(r#"straightway_http_requests_total{method="PUT",status="201"} 1"#));
     assert!(text.contains(r#"straightway_http_latency_seconds_bucket{le="+Inf"} 1"#));
@@ -80,7 +97,8 @@ async fn every_statistic_is_a_metric() {
 async fn objects_are_listed_page_by_page_with_their_description() {
     let node = TestNode::start().await;
     for at in 0..25 {
-        let headers = "cache-tag: t1, t2\r\ncontent-type: text/x-test\r\ncache-control: max-age=60\r\n";
+        let headers =
+            "cache-tag: t1, t2\r\ncontent-type: text/x-test\r\ncache-control: max-age=60\r\n";
         node.client().await.put(&format!("page/{at}"), headers, b"body").await;
     }
     node.put("other", b"body").await;
@@ -88,7 +106,10 @@ async fn objects_are_listed_page_by_page_with_their_description() {
     let mut seen = Vec::new();
     let mut cursor = Some(0);
     while let Some(from) = cursor {
-        let page = client.get(&format!("api/objects?prefix=page%2F&limit=10&cursor={from}"), "").await.json();
+        let page = client
+            .get(&format!("api/objects?prefix=page%2F&limit=10&cursor={from}"), "")
+            .await
+            .json();
         let objects = page["objects"].as_array().unwrap().clone();
         assert!(objects.len() <= 10);
         seen.extend(objects);
@@ -116,14 +137,27 @@ async fn settings_change_at_run_time_and_only_the_known_ones() {
     assert_eq!(before["mmap_threshold"], 65536);
     let after = patch(&mut client, "", r#"{"mmap_threshold": 1024, "adaptive": false}"#).await;
     assert_eq!(after.status, 200);
-    assert_eq!(after.json(), serde_json::json!({"mmap_threshold": 1024, "enable_sendfile": true, "adaptive": false}));
-    for wrong in [r#"{"mmap_treshold": 1}"#, r#"{"mmap_threshold": "1"}"#, r#"{"mmap_threshold": -1}"#, "[]", ""] {
+    assert_eq!(
+        after.json(),
+        serde_json::json!({"mmap_threshold": 1024, "enable_sendfile": true, "adaptive": false})
+    );
+    for wrong in [
+        r#"{"mmap_treshold": 1}"#,
+        r#"{"mmap_threshold": "1"}"#,
+        r#"{"mmap_threshold": -1}"#,
+        "[]",
+        "",
+    ] {
         patch(&mut client, "", wrong).await.assert_problem(400);
     }
     assert_eq!(client.get("api/config", "").await.json(), after.json());
     node.put("a", &pattern(1, 2000)).await;
     node.get("a", "").await;
-    assert_eq!(node.node().state().cache().zero_copy_stats().await.pread_reads, 0, "above the new threshold");
+    assert_eq!(
+        node.node().state().cache().zero_copy_stats().await.pread_reads,
+        0,
+        "above the new threshold"
+    );
     node.stop().await;
 }
 
@@ -133,7 +167,10 @@ async fn settings_are_changed_only_with_the_token() {
     let mut client = node.admin_client().await;
     patch(&mut client, "", r#"{"adaptive": false}"#).await.assert_problem(401);
     let token = "authorization: Bearer t0ken\r\n";
-    assert_eq!(patch(&mut node.admin_client().await, token, r#"{"adaptive": false}"#).await.status, 200);
+    assert_eq!(
+        patch(&mut node.admin_client().await, token, r#"{"adaptive": false}"#).await.status,
+        200
+    );
     assert_eq!(client.get("api/config", "").await.status, 200, "reading needs none");
     node.stop().await;
 }

@@ -28,7 +28,8 @@ fn on_network_thread() -> bool {
         if kind.get() == 0 {
             // Looking may allocate: until it is done, this thread counts as another one.
             kind.set(2);
-            let network = std::thread::current().name().is_some_and(|name| name.starts_with("net-"));
+            let network =
+                std::thread::current().name().is_some_and(|name| name.starts_with("net-"));
             kind.set(if network { 1 } else { 2 });
         }
         kind.get() == 1
@@ -84,7 +85,8 @@ async fn cost(node: &TestNode, key: &str, len: usize) -> (u64, u64) {
         while head == 0 || got < head + len {
             let read = client.stream().read(&mut scratch).await.unwrap();
             if head == 0 {
-                head = scratch[..read].windows(4).position(|window| window == b"\r\n\r\n").unwrap() + 4;
+                head = scratch[..read].windows(4).position(|window| window == b"\r\n\r\n").unwrap()
+                    + 4;
             }
             got += read;
         }
@@ -103,7 +105,9 @@ async fn cost(node: &TestNode, key: &str, len: usize) -> (u64, u64) {
         }
     }
     ARMED.store(false, Ordering::SeqCst);
-    let per_request = |counter: &AtomicU64, before: u64| (counter.load(Ordering::SeqCst) - before).div_ceil(REQUESTS);
+    let per_request = |counter: &AtomicU64, before: u64| {
+        (counter.load(Ordering::SeqCst) - before).div_ceil(REQUESTS)
+    };
     (per_request(&ALLOCATIONS, allocations), per_request(&BYTES, bytes))
 }
 

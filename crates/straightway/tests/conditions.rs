@@ -13,7 +13,11 @@ async fn reads_are_answered_with_304_or_412() {
     assert_eq!(fresh.status, 304);
     assert_eq!(fresh.header("etag"), Some(tag.as_str()));
     assert!(fresh.header("last-modified").is_some() && fresh.header("date").is_some());
-    assert_eq!(fresh.header("content-type"), None, "304 repeats validators, not the representation");
+    assert_eq!(
+        fresh.header("content-type"),
+        None,
+        "304 repeats validators, not the representation"
+    );
     assert_eq!(client.head("c", &format!("if-none-match: {tag}\r\n")).await.status, 304);
     let modified = client.get("c", "").await.header("last-modified").unwrap().to_owned();
     assert_eq!(client.get("c", &format!("if-modified-since: {modified}\r\n")).await.status, 304);
@@ -29,7 +33,9 @@ async fn reads_are_answered_with_304_or_412() {
 #[tokio::test]
 async fn stores_happen_only_under_their_condition() {
     let node = TestNode::start().await;
-    let put = async |headers: String, body: &'static str| node.client().await.put("c", &headers, body.as_bytes()).await;
+    let put = async |headers: String, body: &'static str| {
+        node.client().await.put("c", &headers, body.as_bytes()).await
+    };
     put("if-match: *\r\n".into(), "never").await.assert_problem(412);
     assert_eq!(put("if-none-match: *\r\n".into(), "one").await.status, 201);
     put("if-none-match: *\r\n".into(), "never").await.assert_problem(412);
@@ -39,7 +45,9 @@ async fn stores_happen_only_under_their_condition() {
     assert_eq!(replaced.status, 204);
     put(format!("if-match: {tag}\r\n"), "never").await.assert_problem(412);
     assert_eq!(node.get("c", "").await.text(), "two");
-    put("if-unmodified-since: Sat, 01 Jan 2000 00:00:00 GMT\r\n".into(), "never").await.assert_problem(412);
+    put("if-unmodified-since: Sat, 01 Jan 2000 00:00:00 GMT\r\n".into(), "never")
+        .await
+        .assert_problem(412);
     node.stop().await;
 }
 
@@ -60,7 +68,13 @@ async fn of_many_stores_under_the_same_condition_one_wins() {
     let node = TestNode::start_with(|settings| settings.workers = 2).await;
     let first = |at: usize| {
         let node = &node;
-        async move { node.client().await.put("race", "if-none-match: *\r\n", format!("{at}").as_bytes()).await.status }
+        async move {
+            node.client()
+                .await
+                .put("race", "if-none-match: *\r\n", format!("{at}").as_bytes())
+                .await
+                .status
+        }
     };
     let statuses = within(futures_util::future::join_all((0..16).map(first))).await;
     assert_eq!(statuses.iter().filter(|status| **status == 201).count(), 1, "{statuses:?}");
@@ -73,7 +87,11 @@ async fn of_many_stores_under_the_same_condition_one_wins() {
     let swap = |at: usize| {
         let (node, tag) = (&node, &tag);
         async move {
-            node.client().await.put("race", &format!("if-match: {tag}\r\n"), format!("swap {at}").as_bytes()).await.status
+            node.client()
+                .await
+                .put("race", &format!("if-match: {tag}\r\n"), format!("swap {at}").as_bytes())
+                .await
+                .status
         }
     };
     let statuses = within(futures_util::future::join_all((0..16).map(swap))).await;

@@ -20,7 +20,8 @@ fn ranges_follow_the_table() {
             Decision::Unsatisfiable => "none".to_owned(),
             Decision::Single(range) => format!("single {}-{}", range.start, range.end - 1),
             Decision::Multi(ranges) => {
-                let parts = ranges.iter().map(|range| format!(" {}-{}", range.start, range.end - 1));
+                let parts =
+                    ranges.iter().map(|range| format!(" {}-{}", range.start, range.end - 1));
                 format!("multi{}", parts.collect::<String>())
             }
         };
@@ -37,7 +38,9 @@ fn too_many_ranges_get_the_whole_object() {
         format!("bytes={}", specs.join(","))
     };
     let most = MAX_RANGES as u64;
-    assert!(matches!(decide(header(most).as_bytes(), 1 << 30), Decision::Multi(ranges) if ranges.len() == MAX_RANGES));
+    assert!(
+        matches!(decide(header(most).as_bytes(), 1 << 30), Decision::Multi(ranges) if ranges.len() == MAX_RANGES)
+    );
     assert_eq!(decide(header(most + 1).as_bytes(), 1 << 30), Decision::Whole);
 }
 
@@ -47,8 +50,12 @@ fn conditions_follow_the_table() {
     for row in rows(include_str!("tables/conditional.txt")) {
         let [action, stored, headers, expected] = row[..] else { panic!("a row of four: {row:?}") };
         let action = if action == "read" { Action::Read } else { Action::Change };
-        let stored = stored.split_once(" @ ").map(|(tag, seconds)| (tag, seconds.parse::<u64>().unwrap()));
-        let current = stored.map(|(tag, seconds)| Current { etag: tag.as_bytes(), last_modified_ms: seconds * 1000 + 999 });
+        let stored =
+            stored.split_once(" @ ").map(|(tag, seconds)| (tag, seconds.parse::<u64>().unwrap()));
+        let current = stored.map(|(tag, seconds)| Current {
+            etag: tag.as_bytes(),
+            last_modified_ms: seconds * 1000 + 999,
+        });
         let base = stored.map_or(1_000_000_000, |(_, seconds)| seconds);
         let found = match evaluate(action, &parse_headers(headers, base), current) {
             Outcome::Proceed => "proceed",
@@ -66,7 +73,8 @@ fn parse_headers(text: &str, base_s: u64) -> HeaderMap {
     for (name, value) in text.split(" ; ").filter_map(|header| header.split_once(": ")) {
         let value = match value.strip_prefix('T').and_then(|offset| offset.parse::<i64>().ok()) {
             Some(offset) => {
-                let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(base_s.checked_add_signed(offset).unwrap());
+                let time = std::time::UNIX_EPOCH
+                    + std::time::Duration::from_secs(base_s.checked_add_signed(offset).unwrap());
                 httpdate::fmt_http_date(time)
             }
             None => value.to_owned(),
@@ -84,8 +92,13 @@ fn a_range_is_resumed_only_on_a_strong_match() {
     assert!(!range_applies(b"W/\"a\"", strong));
     assert!(!range_applies(b"\"b\"", strong));
     assert!(!range_applies(b"\"a\"", weak) && !range_applies(b"W/\"a\"", weak));
-    let date = httpdate::fmt_http_date(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000));
-    assert!(!range_applies(date.as_bytes(), strong), "a date has a resolution of a second: it is never strong here");
+    let date = httpdate::fmt_http_date(
+        std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000),
+    );
+    assert!(
+        !range_applies(date.as_bytes(), strong),
+        "a date has a resolution of a second: it is never strong here"
+    );
     assert!(!range_applies(b"", strong));
 }
 

@@ -43,7 +43,8 @@ async fn a_running_put_finishes_and_survives_the_restart() {
 
 #[tokio::test]
 async fn what_does_not_finish_in_time_is_cut_off() {
-    let node = TestNode::start_with(|settings| settings.drain_timeout = Duration::from_millis(50)).await;
+    let node =
+        TestNode::start_with(|settings| settings.drain_timeout = Duration::from_millis(50)).await;
     let mut stuck = node.client().await;
     stuck.send("PUT /k HTTP/1.1\r\nhost: t\r\ncontent-length: 4\r\n\r\nbo").await;
     within(async {
@@ -58,7 +59,10 @@ async fn what_does_not_finish_in_time_is_cut_off() {
 
 #[tokio::test]
 async fn readiness_ends_when_draining_begins() {
-    let node = TestNode::start_with(|settings: &mut NodeSettings| settings.drain_timeout = Duration::from_secs(20)).await;
+    let node = TestNode::start_with(|settings: &mut NodeSettings| {
+        settings.drain_timeout = Duration::from_secs(20)
+    })
+    .await;
     let mut busy = node.client().await;
     busy.send("PUT /k HTTP/1.1\r\nhost: t\r\ncontent-length: 70000\r\n\r\n").await;
     busy.send(pattern(1, 60_000)).await;
@@ -96,7 +100,8 @@ async fn sigterm_drains_and_ends_well() {
     let mut client = Client::new(TcpStream::connect(ready.data[0]).await.unwrap());
     assert_eq!(client.put("k", "", b"body").await.status, 201);
     // The handler is in place before `ready` is called: this does not end the test.
-    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM)
+        .unwrap();
     assert!(client.rest().await.is_empty());
     within(running).await.unwrap().unwrap();
 }

@@ -45,8 +45,14 @@ async fn no_byte_of_a_mapped_body_is_copied_by_the_node() {
     assert_eq!((http.flattened_bytes, http.mapped_bytes_refused), (0, 0));
     assert_eq!(after.pread_reads, before.pread_reads);
     let total: u64 = SIZES.iter().map(|size| *size as u64).sum();
-    assert!(after.bytes_served - before.bytes_served > 6 * 3 * total, "all of it was counted as served");
-    assert!(after.sendfile_bytes - before.sendfile_bytes > 6 * total, "sendfile was used where it was asked for");
+    assert!(
+        after.bytes_served - before.bytes_served > 6 * 3 * total,
+        "all of it was counted as served"
+    );
+    assert!(
+        after.sendfile_bytes - before.sendfile_bytes > 6 * total,
+        "sendfile was used where it was asked for"
+    );
     assert!(after.writev_bytes - before.writev_bytes > 6 * total, "and the mapping where that was");
     node.stop().await;
 }
@@ -56,7 +62,11 @@ async fn a_copied_body_is_not_taken_for_a_mapped_one() {
     let node = TestNode::start().await;
     node.put("k", &pattern(1, 60_000)).await;
     let before = node.node().state().cache().zero_copy_stats().await;
-    node.set_zero_copy(ZeroCopyConfig { mmap_threshold: usize::MAX, enable_sendfile: true, adaptive: false });
+    node.set_zero_copy(ZeroCopyConfig {
+        mmap_threshold: usize::MAX,
+        enable_sendfile: true,
+        adaptive: false,
+    });
     assert!(node.get("k", "").await.body == pattern(1, 60_000));
     let after = node.node().state().cache().zero_copy_stats().await;
     assert_eq!(after.sendfile_transfers, before.sendfile_transfers);

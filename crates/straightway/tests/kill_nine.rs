@@ -34,7 +34,13 @@ fn size(random: &mut Random) -> usize {
 }
 
 /// One writer's life until the node dies: changes its own keys, and notes what each may hold.
-fn write_until_it_dies(node: std::net::SocketAddr, writer: u64, round: u64, model: &mut Model, done: &AtomicU64) {
+fn write_until_it_dies(
+    node: std::net::SocketAddr,
+    writer: u64,
+    round: u64,
+    model: &mut Model,
+    done: &AtomicU64,
+) {
     let Ok(mut client) = Client::connect(node) else { return };
     let mut random = Random(0x5eed ^ (round << 20) ^ (writer << 8));
     for step in 0.. {
@@ -86,8 +92,17 @@ fn check(key: &str, status: u16, body: &[u8], allowed: &Allowed) {
     match status {
         404 => {}
         200 => {
-            let right = allowed.versions.iter().any(|(version, len)| *len == body.len() && body_of(key, *version, *len) == body);
-            assert!(right, "{key}: {} bytes that are none of {:?} (removed: {})", body.len(), allowed.versions, allowed.removed);
+            let right = allowed
+                .versions
+                .iter()
+                .any(|(version, len)| *len == body.len() && body_of(key, *version, *len) == body);
+            assert!(
+                right,
+                "{key}: {} bytes that are none of {:?} (removed: {})",
+                body.len(),
+                allowed.versions,
+                allowed.removed
+            );
         }
         other => panic!("GET {key} gave {other}"),
     }
@@ -124,11 +139,16 @@ fn nothing_wrong_old_or_deleted_is_served_after_kill_nine() {
         std::thread::scope(|scope| {
             for (writer, model) in models.iter_mut().enumerate() {
                 let done = done.clone();
-                scope.spawn(move || write_until_it_dies(address, writer as u64, round, model, &done));
+                scope.spawn(move || {
+                    write_until_it_dies(address, writer as u64, round, model, &done)
+                });
             }
             kill_after(node, requests, &done);
         });
     }
-    assert!(served > rounds * WRITERS, "only {served} objects survived {rounds} kills: that proves nothing");
+    assert!(
+        served > rounds * WRITERS,
+        "only {served} objects survived {rounds} kills: that proves nothing"
+    );
     println!("{rounds} kills, {served} objects read back");
 }

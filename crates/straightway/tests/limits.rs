@@ -20,10 +20,16 @@ async fn limited() -> TestNode {
 async fn a_body_over_the_limit_is_413_before_it_is_read() {
     let node = limited().await;
     let mut client = node.client().await;
-    client.send(format!("PUT /big HTTP/1.1\r\nhost: t\r\ncontent-length: {}\r\n\r\n", LIMIT + 1)).await;
+    client
+        .send(format!("PUT /big HTTP/1.1\r\nhost: t\r\ncontent-length: {}\r\n\r\n", LIMIT + 1))
+        .await;
     let reply = client.reply().await;
     reply.assert_problem(413);
-    assert_eq!(reply.header("connection"), Some("close"), "the unread body must not be taken for a request");
+    assert_eq!(
+        reply.header("connection"),
+        Some("close"),
+        "the unread body must not be taken for a request"
+    );
     assert_eq!(node.http().received_bytes, 0);
     assert_eq!(node.client().await.put("fits", "", &pattern(0, 1 << 20)).await.status, 201);
     node.stop().await;
@@ -34,7 +40,9 @@ async fn a_client_that_is_still_sending_hears_the_refusal() {
     let node = limited().await;
     let mut client = node.client().await;
     let body = pattern(1, 4 << 20);
-    client.send(format!("PUT /big HTTP/1.1\r\nhost: t\r\ncontent-length: {}\r\n\r\n", body.len())).await;
+    client
+        .send(format!("PUT /big HTTP/1.1\r\nhost: t\r\ncontent-length: {}\r\n\r\n", body.len()))
+        .await;
     // All of it is sent before the answer is looked at, as simple clients do.
     client.send(&body).await;
     client.reply().await.assert_problem(413);
@@ -68,7 +76,11 @@ async fn expect_continue_is_answered_by_the_verdict_when_there_is_one() {
     let ask = async |headers: &str, len: u64| {
         let mut client = node.client().await;
         let expect = "expect: 100-continue\r\n";
-        client.send(format!("PUT /e HTTP/1.1\r\nhost: t\r\ncontent-length: {len}\r\n{expect}{headers}\r\n")).await;
+        client
+            .send(format!(
+                "PUT /e HTTP/1.1\r\nhost: t\r\ncontent-length: {len}\r\n{expect}{headers}\r\n"
+            ))
+            .await;
         let reply = client.reply().await;
         (client, reply)
     };
@@ -91,8 +103,16 @@ async fn changing_methods_need_the_token() {
     let refused = client.delete("k", "").await;
     refused.assert_problem(401);
     assert_eq!(refused.header("www-authenticate"), Some("Bearer realm=\"straightway\""));
-    node.client().await.put("k", "authorization: Bearer wrong\r\n", b"body").await.assert_problem(401);
-    assert_eq!(client.get("k", "").await.status, 404, "reading needs no token, and nothing was stored");
+    node.client()
+        .await
+        .put("k", "authorization: Bearer wrong\r\n", b"body")
+        .await
+        .assert_problem(401);
+    assert_eq!(
+        client.get("k", "").await.status,
+        404,
+        "reading needs no token, and nothing was stored"
+    );
     let token = "authorization: Bearer t0ken\r\n";
     assert_eq!(client.put("k", token, b"body").await.status, 201);
     assert_eq!(client.delete("k", token).await.status, 204);
@@ -166,7 +186,9 @@ async fn a_client_that_half_closes_gets_its_answer() {
 async fn a_body_longer_than_announced_is_cut_and_the_rest_is_no_request() {
     let node = TestNode::start().await;
     let mut client = node.client().await;
-    client.send("PUT /k HTTP/1.1\r\nhost: t\r\ncontent-length: 4\r\n\r\nbody and more\r\n\r\n").await;
+    client
+        .send("PUT /k HTTP/1.1\r\nhost: t\r\ncontent-length: 4\r\n\r\nbody and more\r\n\r\n")
+        .await;
     assert_eq!(client.reply().await.status, 201);
     assert_eq!(client.reply().await.status, 400);
     assert!(client.rest().await.is_empty(), "the connection ends");
@@ -181,7 +203,11 @@ async fn malformed_and_oversized_heads_are_refused() {
         ("GET / NOPE\r\n\r\n".to_owned(), 400),
         ("GET /k HTTP/1.1\r\nno colon\r\n\r\n".to_owned(), 400),
         (format!("GET /k HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(20_000)), 431),
-        ("PUT /k HTTP/1.1\r\nhost: t\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nbody".to_owned(), 400),
+        (
+            "PUT /k HTTP/1.1\r\nhost: t\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nbody"
+                .to_owned(),
+            400,
+        ),
     ] {
         let mut client = node.client().await;
         client.send(&head).await;
@@ -212,7 +238,8 @@ async fn slow_heads_and_idle_connections_are_closed() {
 
 #[tokio::test]
 async fn a_body_that_stops_coming_is_given_up() {
-    let node = TestNode::start_with(|settings| settings.send_timeout = Duration::from_millis(60)).await;
+    let node =
+        TestNode::start_with(|settings| settings.send_timeout = Duration::from_millis(60)).await;
     let mut client = node.client().await;
     client.send("PUT /k HTTP/1.1\r\nhost: t\r\ncontent-length: 100\r\n\r\nhalf").await;
     assert!(client.read_reply(false).await.is_err());
@@ -230,7 +257,8 @@ async fn narrow(node: &TestNode) -> Client<TcpStream> {
 
 #[tokio::test]
 async fn a_reader_that_stops_is_cut_off_and_lets_its_object_go() {
-    let node = TestNode::start_with(|settings| settings.send_timeout = Duration::from_millis(80)).await;
+    let node =
+        TestNode::start_with(|settings| settings.send_timeout = Duration::from_millis(80)).await;
     for sendfile in [true, false] {
         node.set_zero_copy(mapped(sendfile));
         node.put("large", &pattern(3, 12 << 20)).await;
@@ -243,7 +271,10 @@ async fn a_reader_that_stops_is_cut_off_and_lets_its_object_go() {
             }
         })
         .await;
-        assert!(client.read_reply(false).await.is_err(), "a broken connection, not a complete answer");
+        assert!(
+            client.read_reply(false).await.is_err(),
+            "a broken connection, not a complete answer"
+        );
         within(async {
             while node.node().state().cache().zero_copy_stats().await.pins_held > 0 {
                 tokio::task::yield_now().await;
@@ -256,7 +287,8 @@ async fn a_reader_that_stops_is_cut_off_and_lets_its_object_go() {
 
 #[tokio::test]
 async fn a_slow_reader_gets_every_byte() {
-    let node = TestNode::start_with(|settings| settings.send_timeout = Duration::from_secs(10)).await;
+    let node =
+        TestNode::start_with(|settings| settings.send_timeout = Duration::from_secs(10)).await;
     let body = pattern(4, 8 << 20);
     node.put("large", &body).await;
     for sendfile in [true, false] {

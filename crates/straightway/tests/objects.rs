@@ -15,9 +15,13 @@ async fn what_is_put_comes_back_with_its_description() {
     let sha256: [u8; 32] = Sha256::digest(&body).into();
     let tag = etag::of_digest(&sha256);
 
-    let created = client.put("a/b", "content-type: text/x-test\r\ncache-control: max-age=3600\r\n", &body).await;
+    let created = client
+        .put("a/b", "content-type: text/x-test\r\ncache-control: max-age=3600\r\n", &body)
+        .await;
     assert_eq!((created.status, created.header("etag")), (201, Some(tag.as_str())));
-    let replaced = client.put("a/b", "content-type: text/x-test\r\ncache-control: max-age=3600\r\n", &body).await;
+    let replaced = client
+        .put("a/b", "content-type: text/x-test\r\ncache-control: max-age=3600\r\n", &body)
+        .await;
     assert_eq!(replaced.status, 204);
 
     let got = client.get("a/b", "").await;
@@ -50,21 +54,31 @@ async fn what_is_put_comes_back_with_its_description() {
 #[tokio::test]
 async fn every_size_comes_back_whole_by_every_way() {
     let sizes = [0, 1, 1023, 4096, 65_535, 65_536, 65_537, 1 << 20, (1 << 20) + 1, (3 << 20) - 7];
-    let copied = ZeroCopyConfig { mmap_threshold: usize::MAX, enable_sendfile: false, adaptive: false };
+    let copied =
+        ZeroCopyConfig { mmap_threshold: usize::MAX, enable_sendfile: false, adaptive: false };
     for io in [IoMode::Standard, IoMode::Portable] {
         let node = TestNode::start_with(|settings| settings.io = io).await;
         let mut client = node.client().await;
         for size in sizes {
-            assert_eq!(client.put(&size.to_string(), "", &pattern(size as u64, size)).await.status, 201);
+            assert_eq!(
+                client.put(&size.to_string(), "", &pattern(size as u64, size)).await.status,
+                201
+            );
         }
         for config in [mapped(true), mapped(false), copied, ZeroCopyConfig::default()] {
             node.set_zero_copy(config);
             for size in sizes {
                 let reply = client.get(&size.to_string(), "").await;
                 assert_eq!(reply.status, 200);
-                assert!(reply.body == pattern(size as u64, size), "{size} bytes by {config:?} with {io:?}");
+                assert!(
+                    reply.body == pattern(size as u64, size),
+                    "{size} bytes by {config:?} with {io:?}"
+                );
                 let len = size.to_string();
-                assert_eq!(client.head(&size.to_string(), "").await.header("content-length"), Some(len.as_str()));
+                assert_eq!(
+                    client.head(&size.to_string(), "").await.header("content-length"),
+                    Some(len.as_str())
+                );
             }
         }
         node.stop().await;
@@ -97,7 +111,8 @@ async fn pipelined_requests_are_answered_in_order() {
         node.put(key, &pattern(seed as u64, 70_000)).await;
     }
     let mut client = node.client().await;
-    let requests: String = keys.map(|key| format!("GET /{key} HTTP/1.1\r\nhost: t\r\n\r\n")).concat();
+    let requests: String =
+        keys.map(|key| format!("GET /{key} HTTP/1.1\r\nhost: t\r\n\r\n")).concat();
     client.send(requests.repeat(8)).await;
     for _ in 0..8 {
         for seed in 0..keys.len() {
@@ -111,7 +126,9 @@ async fn pipelined_requests_are_answered_in_order() {
 async fn keys_are_percent_decoded_and_queries_belong_to_them() {
     let node = TestNode::start().await;
     let mut client = node.client().await;
-    for (key, body) in [("%E2%82%AC%20x", "euro"), ("q", "plain"), ("q?v=1", "query"), ("a//b/", "slashes")] {
+    for (key, body) in
+        [("%E2%82%AC%20x", "euro"), ("q", "plain"), ("q?v=1", "query"), ("a//b/", "slashes")]
+    {
         assert_eq!(client.put(key, "", body.as_bytes()).await.status, 201, "{key}");
     }
     assert_eq!(client.get("%e2%82%ac%20%78", "").await.text(), "euro");
@@ -134,8 +151,16 @@ async fn a_put_with_a_wrong_digest_stores_nothing() {
     let right = digest::format(&Sha256::digest(b"body").into());
     let wrong = digest::format(&Sha256::digest(b"other").into());
     for field in ["repr-digest", "content-digest"] {
-        node.client().await.put("d", &format!("{field}: {wrong}\r\n"), b"body").await.assert_problem(400);
-        node.client().await.put("d", &format!("{field}: sha-256=:oops:\r\n"), b"body").await.assert_problem(400);
+        node.client()
+            .await
+            .put("d", &format!("{field}: {wrong}\r\n"), b"body")
+            .await
+            .assert_problem(400);
+        node.client()
+            .await
+            .put("d", &format!("{field}: sha-256=:oops:\r\n"), b"body")
+            .await
+            .assert_problem(400);
         assert_eq!(node.get("d", "").await.status, 404);
     }
     let reply = node.client().await.put("d", &format!("repr-digest: {right}\r\n"), b"body").await;
@@ -153,12 +178,23 @@ async fn requests_that_make_no_sense_here_are_refused() {
         ("content-range: bytes 0-3/10", 400),
         ("content-encoding: gzip", 415),
     ] {
-        node.client().await.put("n", &format!("{header}\r\n"), b"body").await.assert_problem(status);
+        node.client()
+            .await
+            .put("n", &format!("{header}\r\n"), b"body")
+            .await
+            .assert_problem(status);
         assert_eq!(node.get("n", "").await.status, 404, "{header}");
     }
-    assert_eq!(node.client().await.put("n", "content-encoding: identity\r\n", b"body").await.status, 201);
+    assert_eq!(
+        node.client().await.put("n", "content-encoding: identity\r\n", b"body").await.status,
+        201
+    );
     let tags = (0..17).map(|at| at.to_string()).collect::<Vec<_>>().join(",");
-    node.client().await.put("t", &format!("cache-tag: {tags}\r\n"), b"body").await.assert_problem(400);
+    node.client()
+        .await
+        .put("t", &format!("cache-tag: {tags}\r\n"), b"body")
+        .await
+        .assert_problem(400);
     for method in ["POST", "PATCH", "OPTIONS", "TRACE", "PURGE"] {
         let mut client = node.client().await;
         client.send(format!("{method} /n HTTP/1.1\r\nhost: t\r\ncontent-length: 0\r\n\r\n")).await;
@@ -175,11 +211,17 @@ async fn tags_and_types_are_kept_and_a_lifetime_of_zero_is_over_at_once() {
     let headers = "cache-tag: red, blue\r\ncontent-type: image/test\r\n";
     node.client().await.put("tagged", headers, b"body").await;
     let meta = node.node().state().cache().stat("tagged").await.unwrap().unwrap();
-    assert_eq!((meta.tags.as_slice(), meta.content_type.as_deref()), (&["red".into(), "blue".into()][..], Some("image/test")));
+    assert_eq!(
+        (meta.tags.as_slice(), meta.content_type.as_deref()),
+        (&["red".into(), "blue".into()][..], Some("image/test"))
+    );
     node.client().await.put("brief", "cache-control: max-age=0\r\n", b"body").await;
     assert_eq!(node.get("brief", "").await.status, 404);
     node.put("plain", b"body").await;
-    assert_eq!(node.get("plain", "").await.header("content-type"), Some("application/octet-stream"));
+    assert_eq!(
+        node.get("plain", "").await.header("content-type"),
+        Some("application/octet-stream")
+    );
     node.stop().await;
 }
 
@@ -200,9 +242,15 @@ async fn readers_see_the_old_or_the_new_object_and_never_a_mix() {
         let mut newest = 0;
         for _ in 0..200 {
             let reply = client.get("k", "").await;
-            let seed = (newest..40).find(|seed| reply.body == pattern(*seed, LEN)).expect("one whole body, not older than the last");
+            let seed = (newest..40)
+                .find(|seed| reply.body == pattern(*seed, LEN))
+                .expect("one whole body, not older than the last");
             let sha256: [u8; 32] = Sha256::digest(&reply.body).into();
-            assert_eq!(reply.header("etag"), Some(etag::of_digest(&sha256).as_str()), "headers and body belong together");
+            assert_eq!(
+                reply.header("etag"),
+                Some(etag::of_digest(&sha256).as_str()),
+                "headers and body belong together"
+            );
             newest = seed;
         }
     };

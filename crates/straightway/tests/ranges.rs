@@ -22,10 +22,20 @@ async fn single_ranges_by_every_way() {
     let mib = 1 << 20;
     for config in [mapped(true), mapped(false), copied] {
         node.set_zero_copy(config);
-        for (first, last) in [(0, 0), (1, 10), (mib - 1, mib), (mib - 5, 3 * mib + 5), (LEN - 1, LEN - 1), (0, LEN - 1)] {
+        for (first, last) in [
+            (0, 0),
+            (1, 10),
+            (mib - 1, mib),
+            (mib - 5, 3 * mib + 5),
+            (LEN - 1, LEN - 1),
+            (0, LEN - 1),
+        ] {
             let reply = client.get("r", &format!("range: bytes={first}-{last}\r\n")).await;
             assert_eq!(reply.status, 206);
-            assert_eq!(reply.header("content-range"), Some(format!("bytes {first}-{last}/{LEN}").as_str()));
+            assert_eq!(
+                reply.header("content-range"),
+                Some(format!("bytes {first}-{last}/{LEN}").as_str())
+            );
             assert!(reply.body == body[first..=last], "{first}-{last} with {config:?}");
             assert_eq!(reply.header("accept-ranges"), Some("bytes"));
         }
@@ -72,14 +82,21 @@ async fn several_ranges_come_as_parts_in_the_order_of_the_request() {
         }
     }
     let merged = client.get("r", "range: bytes=0-9,5-19\r\n").await;
-    assert_eq!((merged.status, merged.header("content-range")), (206, Some(format!("bytes 0-19/{LEN}").as_str())));
+    assert_eq!(
+        (merged.status, merged.header("content-range")),
+        (206, Some(format!("bytes 0-19/{LEN}").as_str()))
+    );
     assert!(merged.body == body[..20]);
     node.stop().await;
 }
 
 /// Takes a multipart body apart, strictly (RFC 2046 §5.1).
 fn parts(reply: &Reply) -> Vec<(String, Vec<u8>)> {
-    let boundary = reply.header("content-type").unwrap().strip_prefix("multipart/byteranges; boundary=").unwrap();
+    let boundary = reply
+        .header("content-type")
+        .unwrap()
+        .strip_prefix("multipart/byteranges; boundary=")
+        .unwrap();
     let delimiter = format!("\r\n--{boundary}");
     let mut rest = reply.body.strip_prefix(delimiter.as_bytes()).expect("a delimiter first");
     let mut parts = Vec::new();
@@ -87,13 +104,19 @@ fn parts(reply: &Reply) -> Vec<(String, Vec<u8>)> {
         let head_end = part.windows(4).position(|window| window == b"\r\n\r\n").unwrap();
         let head = std::str::from_utf8(&part[..head_end]).unwrap();
         assert!(head.contains("content-type: application/octet-stream"), "{head}");
-        let range = head.lines().find_map(|line| line.strip_prefix("content-range: ")).unwrap().to_owned();
-        let numbers: Vec<usize> =
-            range.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty()).map(|n| n.parse().unwrap()).collect();
+        let range =
+            head.lines().find_map(|line| line.strip_prefix("content-range: ")).unwrap().to_owned();
+        let numbers: Vec<usize> = range
+            .split(|c: char| !c.is_ascii_digit())
+            .filter(|digits| !digits.is_empty())
+            .map(|n| n.parse().unwrap())
+            .collect();
         let body_start = head_end + 4;
         let body_end = body_start + numbers[1] - numbers[0] + 1;
         parts.push((range, part[body_start..body_end].to_vec()));
-        rest = part[body_end..].strip_prefix(delimiter.as_bytes()).expect("a delimiter behind each part");
+        rest = part[body_end..]
+            .strip_prefix(delimiter.as_bytes())
+            .expect("a delimiter behind each part");
     }
     assert_eq!(rest, b"--\r\n", "the last delimiter ends the body");
     parts

@@ -27,11 +27,12 @@ fn paths() -> TlsPaths {
 async fn connect(node: &TestNode) -> Client<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(paths().cert).unwrap()).unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let config =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
     let stream = TcpStream::connect(node.address()).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     Client::new(within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await.unwrap())
@@ -49,9 +50,15 @@ async fn objects_are_served_encrypted_and_copied() {
         assert!(client.get(&size.to_string(), "").await.body == body, "{size} bytes");
     }
     let range = client.get("3000001", "range: bytes=1000000-2000000\r\n").await;
-    assert!(range.status == 206 && range.body == pattern(3_000_001, 3_000_001)[1_000_000..=2_000_000]);
+    assert!(
+        range.status == 206 && range.body == pattern(3_000_001, 3_000_001)[1_000_000..=2_000_000]
+    );
     let stats = node.node().state().cache().zero_copy_stats().await;
-    assert_eq!((stats.sendfile_transfers, stats.mmap_reads), (0, 0), "no mapped slice goes to the encryption");
+    assert_eq!(
+        (stats.sendfile_transfers, stats.mmap_reads),
+        (0, 0),
+        "no mapped slice goes to the encryption"
+    );
     assert!(stats.bytes_copied >= 3_000_001 + 65_536, "its copies are counted");
     assert_eq!(node.http().mapped_bytes_refused, 0);
     node.stop().await;
@@ -78,10 +85,16 @@ async fn plain_text_on_an_encrypted_port_is_a_failed_handshake() {
 #[tokio::test]
 async fn unusable_files_are_named() {
     let dir = tempfile::tempdir().unwrap();
-    for (cert, key) in [("missing.pem", "tls-key.pem"), ("tls-cert.pem", "missing.pem"), ("tls-key.pem", "tls-key.pem")] {
+    for (cert, key) in [
+        ("missing.pem", "tls-key.pem"),
+        ("tls-cert.pem", "missing.pem"),
+        ("tls-key.pem", "tls-key.pem"),
+    ] {
         let mut settings = settings(&dir);
         settings.tls = Some(TlsPaths { cert: fixture(cert), key: fixture(key) });
-        let Err(NodeError::Tls(error)) = Node::start(settings).await else { panic!("{cert} with {key} was accepted") };
+        let Err(NodeError::Tls(error)) = Node::start(settings).await else {
+            panic!("{cert} with {key} was accepted")
+        };
         let wrong = if cert == "tls-cert.pem" { key } else { cert };
         assert!(error.to_string().contains(wrong), "{error}");
     }

@@ -52,7 +52,11 @@ impl CacheFile {
         let (buffered, created) = match options.open(path) {
             Ok(file) => (file, false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let file = options.create(true).truncate(false).open(path).map_err(failed("creating the cache file"))?;
+                let file = options
+                    .create(true)
+                    .truncate(false)
+                    .open(path)
+                    .map_err(failed("creating the cache file"))?;
                 (file, true)
             }
             Err(error) => return Err(failed("opening the cache file")(error)),
@@ -80,7 +84,11 @@ impl CacheFile {
     /// Opens a file that exists, for a look.
     pub(crate) fn open_existing(path: &Path, access: Access) -> Result<Self, CacheError> {
         if let Err(source) = std::fs::metadata(path) {
-            return Err(CacheError::Io { what: "opening the cache file", path: path.to_path_buf(), source });
+            return Err(CacheError::Io {
+                what: "opening the cache file",
+                path: path.to_path_buf(),
+                source,
+            });
         }
         Self::open(path, 0, access).map(|opened| opened.file)
     }
@@ -133,7 +141,9 @@ impl CacheFile {
     /// Sends part of the file to a socket; may send less. Does not wait for a non-blocking socket.
     pub(crate) fn sendfile(&self, socket: BorrowedFd<'_>, range: FileRange) -> io::Result<usize> {
         match send::sendfile(socket, self.buffered.as_fd(), range)? {
-            0 if range.len > 0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the cache file was truncated")),
+            0 if range.len > 0 => {
+                Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the cache file was truncated"))
+            }
             sent => Ok(sent),
         }
     }
@@ -181,7 +191,11 @@ fn lock(file: &File, path: &Path) -> Result<(), CacheError> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(CacheError::InUse { path: path.to_path_buf() }),
-        Err(error) => Err(CacheError::Io { what: "locking the cache file", path: path.to_path_buf(), source: error.into() }),
+        Err(error) => Err(CacheError::Io {
+            what: "locking the cache file",
+            path: path.to_path_buf(),
+            source: error.into(),
+        }),
     }
 }
 
@@ -210,7 +224,9 @@ fn preallocate(file: &File, path: &Path, size: u64, created: bool) -> Result<(),
     }
     let path = path.to_path_buf();
     Err(match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::FileTooLarge | io::ErrorKind::QuotaExceeded => CacheError::DiskFull { path, size },
+        io::ErrorKind::StorageFull | io::ErrorKind::FileTooLarge | io::ErrorKind::QuotaExceeded => {
+            CacheError::DiskFull { path, size }
+        }
         _ => CacheError::Io { what: "preallocating the cache file", path, source },
     })
 }

@@ -9,7 +9,11 @@ use std::os::fd::BorrowedFd;
 use crate::zero_copy::FileRange;
 
 #[cfg(target_os = "linux")]
-pub(super) fn sendfile(socket: BorrowedFd<'_>, file: BorrowedFd<'_>, range: FileRange) -> io::Result<usize> {
+pub(super) fn sendfile(
+    socket: BorrowedFd<'_>,
+    file: BorrowedFd<'_>,
+    range: FileRange,
+) -> io::Result<usize> {
     let mut offset = range.offset;
     let len = usize::try_from(range.len).unwrap_or(usize::MAX).min(0x7fff_f000);
     loop {
@@ -21,6 +25,10 @@ pub(super) fn sendfile(socket: BorrowedFd<'_>, file: BorrowedFd<'_>, range: File
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn sendfile(_socket: BorrowedFd<'_>, _file: BorrowedFd<'_>, _range: FileRange) -> io::Result<usize> {
+pub(super) fn sendfile(
+    _socket: BorrowedFd<'_>,
+    _file: BorrowedFd<'_>,
+    _range: FileRange,
+) -> io::Result<usize> {
     Err(io::ErrorKind::Unsupported.into())
 }

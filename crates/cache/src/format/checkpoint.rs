@@ -31,7 +31,14 @@ impl Head {
         let mut block = [0; BLOCK_BYTES];
         let mut w = Writer::new(&mut block);
         w.put(&HEAD_MAGIC);
-        for field in [self.epoch, self.number, self.journal_start, self.next_seq, u64::from(self.segments), self.entries] {
+        for field in [
+            self.epoch,
+            self.number,
+            self.journal_start,
+            self.next_seq,
+            u64::from(self.segments),
+            self.entries,
+        ] {
             w.u64(field);
         }
         seal(&mut block);
@@ -43,7 +50,14 @@ impl Head {
         let (epoch, number, journal_start, next_seq) = (r.u64()?, r.u64()?, r.u64()?, r.u64()?);
         let segments = r.u64()?;
         let many = FormatError::Field { what: "segments", value: segments, reason: "too many" };
-        Ok(Self { epoch, number, journal_start, next_seq, segments: u32::try_from(segments).map_err(|_| many)?, entries: r.u64()? })
+        Ok(Self {
+            epoch,
+            number,
+            journal_start,
+            next_seq,
+            segments: u32::try_from(segments).map_err(|_| many)?,
+            entries: r.u64()?,
+        })
     }
 
     /// Blocks of segments behind the header.
@@ -70,7 +84,11 @@ pub(crate) struct SegmentEntry {
 }
 
 /// Encodes page `page` of checkpoint `number` from at most [`SEGMENTS_PER_PAGE`] segments.
-pub(crate) fn encode_segments(number: u64, page: u64, segments: &[SegmentEntry]) -> [u8; BLOCK_BYTES] {
+pub(crate) fn encode_segments(
+    number: u64,
+    page: u64,
+    segments: &[SegmentEntry],
+) -> [u8; BLOCK_BYTES] {
     encode_page(number, page, segments, |w, segment| {
         w.u32(segment.first);
         w.u32(segment.regions);
@@ -83,14 +101,23 @@ pub(crate) fn encode_segments(number: u64, page: u64, segments: &[SegmentEntry])
 }
 
 /// Encodes page `page` of checkpoint `number` from at most [`SLOTS_PER_PAGE`] entries.
-pub(crate) fn encode_entries(number: u64, page: u64, entries: &[(u64, Location)]) -> [u8; BLOCK_BYTES] {
+pub(crate) fn encode_entries(
+    number: u64,
+    page: u64,
+    entries: &[(u64, Location)],
+) -> [u8; BLOCK_BYTES] {
     encode_page(number, page, entries, |w, (hash, location)| {
         w.u64(*hash);
         w.u64(location.get());
     })
 }
 
-fn encode_page<T>(number: u64, page: u64, items: &[T], put: impl Fn(&mut Writer<'_>, &T)) -> [u8; BLOCK_BYTES] {
+fn encode_page<T>(
+    number: u64,
+    page: u64,
+    items: &[T],
+    put: impl Fn(&mut Writer<'_>, &T),
+) -> [u8; BLOCK_BYTES] {
     let mut block = [0; BLOCK_BYTES];
     let mut w = Writer::new(&mut block[..BLOCK_BYTES - 4]);
     w.put(&PAGE_MAGIC);
@@ -105,7 +132,11 @@ fn encode_page<T>(number: u64, page: u64, items: &[T], put: impl Fn(&mut Writer<
 }
 
 /// The segments of a page.
-pub(crate) fn decode_segments(block: &[u8; BLOCK_BYTES], number: u64, page: u64) -> Result<Vec<SegmentEntry>, FormatError> {
+pub(crate) fn decode_segments(
+    block: &[u8; BLOCK_BYTES],
+    number: u64,
+    page: u64,
+) -> Result<Vec<SegmentEntry>, FormatError> {
     decode_page(block, number, page, |r| {
         Ok(SegmentEntry {
             first: r.u32()?,
@@ -120,7 +151,11 @@ pub(crate) fn decode_segments(block: &[u8; BLOCK_BYTES], number: u64, page: u64)
 }
 
 /// The entries of a page.
-pub(crate) fn decode_entries(block: &[u8; BLOCK_BYTES], number: u64, page: u64) -> Result<Vec<(u64, Location)>, FormatError> {
+pub(crate) fn decode_entries(
+    block: &[u8; BLOCK_BYTES],
+    number: u64,
+    page: u64,
+) -> Result<Vec<(u64, Location)>, FormatError> {
     decode_page(block, number, page, |r| {
         let hash = r.u64()?;
         let none = FormatError::Field { what: "location", value: 0, reason: "is none" };
@@ -138,7 +173,11 @@ fn decode_page<T>(
     for (what, wanted) in [("checkpoint number", number), ("page number", page)] {
         let found = r.u64()?;
         if found != wanted {
-            return Err(FormatError::Field { what, value: found, reason: "is that of another checkpoint" });
+            return Err(FormatError::Field {
+                what,
+                value: found,
+                reason: "is that of another checkpoint",
+            });
         }
     }
     (0..r.u32()?).map(|_| take(&mut r)).collect()

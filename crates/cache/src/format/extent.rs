@@ -51,7 +51,11 @@ impl<'a> ExtentHeader<'a> {
 
     fn header_len(&self) -> usize {
         let tags: usize = self.meta.tags.iter().map(|tag| 2 + tag.len()).sum();
-        FIXED_BYTES + self.meta.key.len() + self.meta.content_type.as_ref().map_or(0, String::len) + tags + 4
+        FIXED_BYTES
+            + self.meta.key.len()
+            + self.meta.content_type.as_ref().map_or(0, String::len)
+            + tags
+            + 4
     }
 
     /// The shape of a small extent.
@@ -61,28 +65,47 @@ impl<'a> ExtentHeader<'a> {
         let trailer_offset = body_offset as u64 + self.meta.len;
         let extent_len = (trailer_offset + trailer_len(self.meta.len)).next_multiple_of(UNIT);
         // A header never exceeds a block: the limits on its parts see to that.
-        Shape { header_len, body_offset: u32::try_from(body_offset).unwrap_or(u32::MAX), trailer_offset, extent_len }
+        Shape {
+            header_len,
+            body_offset: u32::try_from(body_offset).unwrap_or(u32::MAX),
+            trailer_offset,
+            extent_len,
+        }
     }
 
     /// The shape of a large extent.
     pub(crate) fn large_shape(&self) -> Shape {
         let trailer_offset = LARGE_HEADER_BYTES + self.meta.len;
         let extent_len = large_extent_len(self.meta.len);
-        Shape { header_len: self.header_len(), body_offset: LARGE_HEADER, trailer_offset, extent_len }
+        Shape {
+            header_len: self.header_len(),
+            body_offset: LARGE_HEADER,
+            trailer_offset,
+            extent_len,
+        }
     }
 
     /// Writes the header to the front of `bytes`.
-    pub(crate) fn encode_into(&self, bytes: &mut [u8], seq: u64, shape: &Shape) -> Result<(), FormatError> {
+    pub(crate) fn encode_into(
+        &self,
+        bytes: &mut [u8],
+        seq: u64,
+        shape: &Shape,
+    ) -> Result<(), FormatError> {
         let meta = self.meta;
         let found = bytes.len();
-        let bytes = bytes
-            .get_mut(..shape.header_len)
-            .ok_or(FormatError::Truncated { what: WHAT, needed: shape.header_len, found })?;
+        let bytes = bytes.get_mut(..shape.header_len).ok_or(FormatError::Truncated {
+            what: WHAT,
+            needed: shape.header_len,
+            found,
+        })?;
         let mut w = Writer::new(bytes);
         w.put(&MAGIC);
         w.u16(u16::try_from(shape.header_len).unwrap_or(u16::MAX));
         w.u16(if meta.digest.is_some() { FLAG_DIGEST } else { 0 });
-        for field in [seq, self.hash, meta.stored_ms, meta.expires_ms.unwrap_or(0), meta.last_modified_ms] {
+        for field in
+            [seq, self.hash, meta.stored_ms, meta.expires_ms.unwrap_or(0), meta.last_modified_ms]
+        {
             w.u64(field);
         }
         for field in [meta.len, shape.trailer_offset, shape.extent_len] {
@@ -140,9 +163,17 @@ fn checked_header(bytes: &[u8]) -> Result<(&[u8], usize), FormatError> {
     }
     let header_len = usize::from(u16::from_le_bytes([fixed[4], fixed[5]]));
     if header_len < FIXED_BYTES + 4 {
-        return Err(FormatError::Field { what: "header length", value: header_len as u64, reason: "too short" });
+        return Err(FormatError::Field {
+            what: "header length",
+            value: header_len as u64,
+            reason: "too short",
+        });
     }
-    let header = bytes.get(..header_len).ok_or(FormatError::Truncated { what: WHAT, needed: header_len, found })?;
+    let header = bytes.get(..header_len).ok_or(FormatError::Truncated {
+        what: WHAT,
+        needed: header_len,
+        found,
+    })?;
     let (body, sum) = header.split_at(header_len - 4);
     if crc32c(body).to_le_bytes() != sum {
         return Err(FormatError::Checksum { what: WHAT });
@@ -173,7 +204,11 @@ pub(crate) struct ExtentView<'a> {
 impl<'a> ExtentView<'a> {
     fn with_texts(mut self) -> Result<Self, FormatError> {
         let text = |bytes: &'a [u8], what| {
-            std::str::from_utf8(bytes).map_err(|_| FormatError::Field { what, value: bytes.len() as u64, reason: "not UTF-8" })
+            std::str::from_utf8(bytes).map_err(|_| FormatError::Field {
+                what,
+                value: bytes.len() as u64,
+                reason: "not UTF-8",
+            })
         };
         self.key = text(self.texts.take(usize::from(self.lens.0))?, "key")?;
         self.content_type = text(self.texts.take(usize::from(self.lens.1))?, "content type")?;
@@ -182,10 +217,18 @@ impl<'a> ExtentView<'a> {
             let len = usize::from(tags.u16()?);
             text(tags.take(len)?, "tag")?;
         }
-        let ends = [u64::from(self.body_offset).checked_add(self.body_len), self.trailer_offset.checked_add(trailer_len(self.body_len))];
-        let inside = ends[0] == Some(self.trailer_offset) && ends[1].is_some_and(|end| end <= self.extent_len);
+        let ends = [
+            u64::from(self.body_offset).checked_add(self.body_len),
+            self.trailer_offset.checked_add(trailer_len(self.body_len)),
+        ];
+        let inside = ends[0] == Some(self.trailer_offset)
+            && ends[1].is_some_and(|end| end <= self.extent_len);
         if !inside || !self.extent_len.is_multiple_of(UNIT) {
-            return Err(FormatError::Field { what: "extent length", value: self.extent_len, reason: "does not hold its parts" });
+            return Err(FormatError::Field {
+                what: "extent length",
+                value: self.extent_len,
+                reason: "does not hold its parts",
+            });
         }
         Ok(self)
     }
@@ -292,16 +335,26 @@ mod tests {
             proptest::option::of(1..u64::MAX),
             any::<Option<[u8; 32]>>(),
         )
-            .prop_map(|(key, len, content_type, tags, (stored_ms, last_modified_ms), expires_ms, digest)| ObjectMeta {
-                key,
-                len,
-                content_type,
-                tags,
-                stored_ms,
-                expires_ms,
-                last_modified_ms,
-                digest,
-            })
+            .prop_map(
+                |(
+                    key,
+                    len,
+                    content_type,
+                    tags,
+                    (stored_ms, last_modified_ms),
+                    expires_ms,
+                    digest,
+                )| ObjectMeta {
+                    key,
+                    len,
+                    content_type,
+                    tags,
+                    stored_ms,
+                    expires_ms,
+                    last_modified_ms,
+                    digest,
+                },
+            )
     }
 
     proptest! {

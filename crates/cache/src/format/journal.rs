@@ -131,15 +131,37 @@ impl<'a> BlockView<'a> {
 }
 
 fn record(r: &mut Reader<'_>) -> Result<Record, FormatError> {
-    let place = |raw: u64| Location::from_raw(raw).ok_or(FormatError::Field { what: "location", value: 0, reason: "is none" });
+    let place = |raw: u64| {
+        Location::from_raw(raw).ok_or(FormatError::Field {
+            what: "location",
+            value: 0,
+            reason: "is none",
+        })
+    };
     let kind = r.u8()?;
     Ok(match kind {
         1 => Record::Insert { hash: r.u64()?, location: place(r.u64()?)?, extent_units: r.u64()? },
-        2 => Record::Move { hash: r.u64()?, from: place(r.u64()?)?, to: place(r.u64()?)?, extent_units: r.u64()? },
+        2 => Record::Move {
+            hash: r.u64()?,
+            from: place(r.u64()?)?,
+            to: place(r.u64()?)?,
+            extent_units: r.u64()?,
+        },
         3 => Record::Remove { hash: r.u64()? },
-        4 => Record::SegmentOpen { seq: r.u64()?, first_region: r.u32()?, regions: r.u32()?, class: r.u8()? },
+        4 => Record::SegmentOpen {
+            seq: r.u64()?,
+            first_region: r.u32()?,
+            regions: r.u32()?,
+            class: r.u8()?,
+        },
         5 => Record::SegmentFree { seq: r.u64()?, first_region: r.u32()? },
-        other => return Err(FormatError::Field { what: "record kind", value: u64::from(other), reason: "unknown" }),
+        other => {
+            return Err(FormatError::Field {
+                what: "record kind",
+                value: u64::from(other),
+                reason: "unknown",
+            });
+        }
     })
 }
 
@@ -149,13 +171,21 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_record() -> impl Strategy<Value = Record> {
-        let place = (1..1u64 << 38, any::<u64>(), 0..1u64 << 30).prop_map(|(unit, seq, units)| Location::new(unit, seq, units));
+        let place = (1..1u64 << 38, any::<u64>(), 0..1u64 << 30)
+            .prop_map(|(unit, seq, units)| Location::new(unit, seq, units));
         prop_oneof![
-            (any::<u64>(), place.clone(), any::<u64>()).prop_map(|(hash, location, extent_units)| Record::Insert { hash, location, extent_units }),
-            (any::<u64>(), place.clone(), place, any::<u64>()).prop_map(|(hash, from, to, extent_units)| Record::Move { hash, from, to, extent_units }),
+            (any::<u64>(), place.clone(), any::<u64>()).prop_map(
+                |(hash, location, extent_units)| Record::Insert { hash, location, extent_units }
+            ),
+            (any::<u64>(), place.clone(), place, any::<u64>()).prop_map(
+                |(hash, from, to, extent_units)| Record::Move { hash, from, to, extent_units }
+            ),
             any::<u64>().prop_map(|hash| Record::Remove { hash }),
-            any::<(u64, u32, u32, u8)>().prop_map(|(seq, first_region, regions, class)| Record::SegmentOpen { seq, first_region, regions, class }),
-            any::<(u64, u32)>().prop_map(|(seq, first_region)| Record::SegmentFree { seq, first_region }),
+            any::<(u64, u32, u32, u8)>().prop_map(|(seq, first_region, regions, class)| {
+                Record::SegmentOpen { seq, first_region, regions, class }
+            }),
+            any::<(u64, u32)>()
+                .prop_map(|(seq, first_region)| Record::SegmentFree { seq, first_region }),
         ]
     }
 

@@ -36,10 +36,18 @@ pub(crate) const SEGMENTS_PER_PAGE: u64 = 96;
 
 impl Layout {
     /// Plans a file of `size` bytes for objects of `average_object` bytes.
-    pub(crate) fn plan(size: u64, block_size: u32, average_object: u64) -> Result<Self, FormatError> {
+    pub(crate) fn plan(
+        size: u64,
+        block_size: u32,
+        average_object: u64,
+    ) -> Result<Self, FormatError> {
         let refuse = |what, value, reason| Err(FormatError::Field { what, value, reason });
         if !block_size.is_power_of_two() || !(512..=1 << 20).contains(&block_size) {
-            return refuse("block size", u64::from(block_size), "must be a power of two from 512 B to 1 MiB");
+            return refuse(
+                "block size",
+                u64::from(block_size),
+                "must be a power of two from 512 B to 1 MiB",
+            );
         }
         if size < MIN_FILE_BYTES {
             return refuse("cache size", size, "must be at least 1 MiB");
@@ -59,14 +67,20 @@ impl Layout {
         let journal_blocks = (size / 64).clamp(64 * 1024, 128 << 20) / BLOCK;
         let slots = (size / average_object).max(64) * 5 / 4;
         let buckets = slots.div_ceil(4);
-        let pages = (buckets * 4).div_ceil(SLOTS_PER_PAGE) + (size / region_size).div_ceil(SEGMENTS_PER_PAGE) + 2;
+        let pages = (buckets * 4).div_ceil(SLOTS_PER_PAGE)
+            + (size / region_size).div_ceil(SEGMENTS_PER_PAGE)
+            + 2;
         let probe = 2 * BLOCK;
         let journal = probe + PROBE_BYTES;
         let checkpoint = journal + 2 * journal_blocks * BLOCK;
         let data_offset = (checkpoint + 2 * pages * BLOCK).next_multiple_of(align);
         let regions = size.saturating_sub(data_offset) / region_size;
         if regions < MIN_REGIONS {
-            return refuse("cache size", size, "leaves no room for data beside the index: enlarge it or the average object size");
+            return refuse(
+                "cache size",
+                size,
+                "leaves no room for data beside the index: enlarge it or the average object size",
+            );
         }
         let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
         Ok(Self {

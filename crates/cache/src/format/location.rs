@@ -27,7 +27,8 @@ impl Location {
     /// An extent of `units` units at unit `unit` of the segment `seq`. A unit of zero is taken for one.
     pub(crate) fn new(unit: u64, seq: u64, units: u64) -> Self {
         let unit = unit.clamp(1, (1 << UNIT_BITS) - 1);
-        let raw = unit << UNIT_SHIFT | Self::seq_low(seq) << SEQ_SHIFT | size_class(units) << CLASS_SHIFT;
+        let raw =
+            unit << UNIT_SHIFT | Self::seq_low(seq) << SEQ_SHIFT | size_class(units) << CLASS_SHIFT;
         Self(NonZeroU64::MIN.saturating_add(raw - 1))
     }
 

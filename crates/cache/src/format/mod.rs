@@ -88,7 +88,8 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], FormatError> {
-        let truncated = FormatError::Truncated { what: self.what, needed: len, found: self.bytes.len() };
+        let truncated =
+            FormatError::Truncated { what: self.what, needed: len, found: self.bytes.len() };
         let (field, rest) = self.bytes.split_at_checked(len).ok_or(truncated)?;
         self.bytes = rest;
         Ok(field)
@@ -124,7 +125,11 @@ pub(crate) fn seal(block: &mut [u8; BLOCK_BYTES]) {
 }
 
 /// Checks a sealed block's magic number and checksum; answers with what is between them.
-pub(crate) fn unseal<'a>(block: &'a [u8; BLOCK_BYTES], magic: [u8; 8], what: &'static str) -> Result<Reader<'a>, FormatError> {
+pub(crate) fn unseal<'a>(
+    block: &'a [u8; BLOCK_BYTES],
+    magic: [u8; 8],
+    what: &'static str,
+) -> Result<Reader<'a>, FormatError> {
     let (body, sum) = block.split_at(BLOCK_BYTES - 4);
     if !body.starts_with(&magic) {
         return Err(FormatError::Magic { what });

@@ -54,9 +54,16 @@ impl Superblock {
         let (epoch, secret, created_ms) = (r.u64()?, r.array()?, r.u64()?);
         let (size, average_object) = (r.u64()?, r.u64()?);
         let layout = Layout::plan(size, block_size, average_object)?;
-        for (what, found, planned) in [("region size", r.u64()?, layout.region_size), ("data offset", r.u64()?, layout.data_offset)] {
+        for (what, found, planned) in [
+            ("region size", r.u64()?, layout.region_size),
+            ("data offset", r.u64()?, layout.data_offset),
+        ] {
             if found != planned {
-                return Err(FormatError::Field { what, value: found, reason: "does not follow from the file's size" });
+                return Err(FormatError::Field {
+                    what,
+                    value: found,
+                    reason: "does not follow from the file's size",
+                });
             }
         }
         Ok(Self { epoch, secret, created_ms, average_object, layout })
@@ -84,7 +91,10 @@ mod tests {
         let mut newer = sample().encode();
         newer[8] = 2;
         seal(&mut newer);
-        assert_eq!(Superblock::decode(&newer), Err(FormatError::NewerVersion { found: 2, supported: 1 }));
+        assert_eq!(
+            Superblock::decode(&newer),
+            Err(FormatError::NewerVersion { found: 2, supported: 1 })
+        );
         let mut feature = sample().encode();
         feature[16] = 4;
         seal(&mut feature);

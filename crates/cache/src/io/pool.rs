@@ -27,7 +27,9 @@ impl BlockingPool {
         let threads: io::Result<Vec<_>> = (0..threads.max(1))
             .map(|number| {
                 let receiver = receiver.clone();
-                std::thread::Builder::new().name(format!("sw-io-{number}")).spawn(move || work(&receiver))
+                std::thread::Builder::new()
+                    .name(format!("sw-io-{number}"))
+                    .spawn(move || work(&receiver))
             })
             .collect();
         Ok(Self { sender: Some(sender), threads: Mutex::new(threads?) })

@@ -22,7 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Sends the scratch area by `sendfile` without reading it, rewrites it, then reads the socket: old bytes are right,
 /// new ones would be somebody else's object.
-pub(crate) fn rewrite_hazard(file: &CacheFile, buffer: &mut PooledBuffer, scratch: u64) -> io::Result<Hazard> {
+pub(crate) fn rewrite_hazard(
+    file: &CacheFile,
+    buffer: &mut PooledBuffer,
+    scratch: u64,
+) -> io::Result<Hazard> {
     let len = buffer.capacity();
     buffer.set_len(len).map_err(io::Error::other)?;
     write_pattern(file, buffer, scratch, 0xa5)?;
@@ -42,7 +46,12 @@ pub(crate) fn rewrite_hazard(file: &CacheFile, buffer: &mut PooledBuffer, scratc
     Ok(Hazard { coherent, sendfile_safe: coherent && sendfile_safe })
 }
 
-fn write_pattern(file: &CacheFile, buffer: &mut PooledBuffer, offset: u64, byte: u8) -> io::Result<()> {
+fn write_pattern(
+    file: &CacheFile,
+    buffer: &mut PooledBuffer,
+    offset: u64,
+    byte: u8,
+) -> io::Result<()> {
     buffer.fill(byte);
     file.write_at(buffer, offset)
 }

@@ -16,11 +16,18 @@ pub(crate) struct StandardEngine {
 }
 
 impl StandardEngine {
-    pub(crate) fn new(name: &'static str, device: Arc<dyn Device>, pool: Arc<BlockingPool>) -> Self {
+    pub(crate) fn new(
+        name: &'static str,
+        device: Arc<dyn Device>,
+        pool: Arc<BlockingPool>,
+    ) -> Self {
         Self { name, device, pool }
     }
 
-    fn start<T: Send + 'static>(&self, work: impl FnOnce(&dyn Device) -> io::Result<T> + Send + 'static) -> Completion<T> {
+    fn start<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Device) -> io::Result<T> + Send + 'static,
+    ) -> Completion<T> {
         let (done, completion) = Completion::pair();
         let device = self.device.clone();
         // The outcome goes through the completion; nobody waits for the job itself.
@@ -36,7 +43,8 @@ impl IoEngine for StandardEngine {
 
     fn write(&self, buffers: Vec<PooledBuffer>, offset: u64) -> Completion<()> {
         self.start(move |device| {
-            let slices: Vec<IoSlice<'_>> = buffers.iter().map(|buffer| IoSlice::new(buffer)).collect();
+            let slices: Vec<IoSlice<'_>> =
+                buffers.iter().map(|buffer| IoSlice::new(buffer)).collect();
             device.write_vectored_at(&slices, offset)
         })
     }

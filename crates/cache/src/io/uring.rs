@@ -46,14 +46,19 @@ impl UringEngine {
         let (requests, receiver) = crossbeam_channel::bounded(MAX_WAITING);
         let thread = {
             let wake = wake.clone();
-            std::thread::Builder::new().name("sw-uring".into()).spawn(move || drive(ring, &device, &receiver, &wake))?
+            std::thread::Builder::new()
+                .name("sw-uring".into())
+                .spawn(move || drive(ring, &device, &receiver, &wake))?
         };
         Ok(Self { requests: Some(requests), wake, thread: Some(thread) })
     }
 
     fn submit(&self, operation: Operation, done: Finish) {
         // A full queue drops the request; whoever waits for it sees that.
-        let queued = self.requests.as_ref().is_some_and(|requests| requests.try_send(Request { operation, done }).is_ok());
+        let queued = self
+            .requests
+            .as_ref()
+            .is_some_and(|requests| requests.try_send(Request { operation, done }).is_ok());
         if queued {
             wake(&self.wake);
         }
@@ -85,7 +90,9 @@ impl Drop for UringEngine {
     fn drop(&mut self) {
         self.requests = None;
         wake(&self.wake);
-        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != std::thread::current().id()) {
+        if let Some(thread) =
+            self.thread.take().filter(|thread| thread.thread().id() != std::thread::current().id())
+        {
             drop(thread.join());
         }
     }
@@ -138,7 +145,13 @@ fn drive(mut ring: Ring, file: &CacheFile, requests: &Receiver<Request>, eventfd
     ring.forget_wake();
 }
 
-fn start(ring: &mut Ring, file: &CacheFile, mut request: Request, id: u64, under_way: &mut HashMap<u64, Request>) {
+fn start(
+    ring: &mut Ring,
+    file: &CacheFile,
+    mut request: Request,
+    id: u64,
+    under_way: &mut HashMap<u64, Request>,
+) {
     match ring.push(file.descriptors(), &mut request.operation, id) {
         Ok(()) => drop(under_way.insert(id, request)),
         Err(error) => finish(request, Err(error)),
@@ -146,7 +159,14 @@ fn start(ring: &mut Ring, file: &CacheFile, mut request: Request, id: u64, under
 }
 
 /// A completed part: the rest of a short operation is started again, a whole one is answered.
-fn go_on(ring: &mut Ring, file: &CacheFile, mut request: Request, result: i32, id: u64, under_way: &mut HashMap<u64, Request>) {
+fn go_on(
+    ring: &mut Ring,
+    file: &CacheFile,
+    mut request: Request,
+    result: i32,
+    id: u64,
+    under_way: &mut HashMap<u64, Request>,
+) {
     match request.operation.advance(result) {
         Ok(true) => finish(request, Ok(())),
         Ok(false) => start(ring, file, request, id, under_way),
@@ -160,7 +180,9 @@ fn finish(request: Request, result: io::Result<()>) {
         Finish::Write(done) => drop(done.send(result)),
         Finish::Read(done) => {
             let buffer = operation.into_buffer();
-            drop(done.send(result.and_then(|()| buffer.ok_or_else(|| io::ErrorKind::InvalidData.into()))));
+            drop(done.send(
+                result.and_then(|()| buffer.ok_or_else(|| io::ErrorKind::InvalidData.into())),
+            ));
         }
     }
 }

@@ -28,7 +28,8 @@ pub struct SegmentView {
 pub fn pick_run(segments: &[SegmentView], total: u32, regions: u32) -> Option<Range<u32>> {
     let mut by_age: Vec<&SegmentView> = segments.iter().collect();
     // S3-FIFO by segments: probation gives way first, down to a tenth of the whole.
-    let probation: u32 = segments.iter().filter(|segment| !segment.main).map(|segment| segment.regions).sum();
+    let probation: u32 =
+        segments.iter().filter(|segment| !segment.main).map(|segment| segment.regions).sum();
     let main_first = u64::from(probation) * 10 <= u64::from(total);
     by_age.sort_by_key(|segment| (segment.main != main_first, segment.age));
     // Cost by region: none for free ones, impossible for those in use.
@@ -55,7 +56,16 @@ mod tests {
     use super::*;
 
     fn segment(first_region: u32, regions: u32, age: u64) -> SegmentView {
-        SegmentView { first_region, regions, age, main: false, live_bytes: 1, pinned: false, open: false, draining: false }
+        SegmentView {
+            first_region,
+            regions,
+            age,
+            main: false,
+            live_bytes: 1,
+            pinned: false,
+            open: false,
+            draining: false,
+        }
     }
 
     #[test]

@@ -91,7 +91,9 @@ impl PinTable {
     /// Whether the index's low bits still name the segment at this region. A hint: it may change at once.
     pub(crate) fn is_current(&self, region: u32, seq_low: u64) -> bool {
         let Some(leader) = self.leaders.get(region as usize) else { return false };
-        let Some(word) = self.words.get(leader.load(Ordering::Acquire) as usize) else { return false };
+        let Some(word) = self.words.get(leader.load(Ordering::Acquire) as usize) else {
+            return false;
+        };
         let word = word.load(Ordering::Acquire);
         state(word) != FREE && word & ((1 << SEQ_LOW_BITS) - 1) == seq_low
     }
@@ -124,7 +126,9 @@ impl PinTable {
         let word = &self.words[leader as usize];
         let now = word.load(Ordering::Acquire);
         let idle = state(now) == DRAINING && pins(now) == 0;
-        idle && word.compare_exchange(now, now & SEQ_MASK, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        idle && word
+            .compare_exchange(now, now & SEQ_MASK, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
     }
 
     pub(crate) fn is_pinned(&self, leader: u32) -> bool {
@@ -143,7 +147,9 @@ impl PinTable {
     fn update(&self, leader: u32, change: impl Fn(u64) -> u64) {
         let word = &self.words[leader as usize];
         let mut now = word.load(Ordering::Acquire);
-        while let Err(other) = word.compare_exchange(now, change(now), Ordering::AcqRel, Ordering::Acquire) {
+        while let Err(other) =
+            word.compare_exchange(now, change(now), Ordering::AcqRel, Ordering::Acquire)
+        {
             now = other;
         }
     }

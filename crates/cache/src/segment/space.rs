@@ -19,7 +19,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 4] = [Self::SmallProbation, Self::LargeProbation, Self::SmallMain, Self::LargeMain];
+    pub(crate) const ALL: [Self; 4] =
+        [Self::SmallProbation, Self::LargeProbation, Self::SmallMain, Self::LargeMain];
 
     /// The byte that stands for it on disk.
     pub(crate) fn code(self) -> u8 {
@@ -114,7 +115,12 @@ impl SpaceMap {
 
     /// Takes `len` bytes, aligned to `align`, from the open segment of `kind`, from that segment extended, or from a
     /// new one. `None`: no run of free regions is long enough.
-    pub(crate) fn reserve(&mut self, kind: Kind, len: u64, align: u64) -> Option<(Reservation, Option<Opened>)> {
+    pub(crate) fn reserve(
+        &mut self,
+        kind: Kind,
+        len: u64,
+        align: u64,
+    ) -> Option<(Reservation, Option<Opened>)> {
         if let Some(reservation) = self.reserve_in_open(kind, len, align) {
             return Some((reservation, None));
         }
@@ -166,7 +172,8 @@ impl SpaceMap {
     /// Puts a segment in place, as recovery found it; it replaces whatever overlaps it.
     pub(crate) fn install(&mut self, segment: Segment) {
         let run = segment.first..segment.first + segment.regions;
-        let overlapped: Vec<u32> = run.clone().filter_map(|r| self.owner.get(r as usize).copied().flatten()).collect();
+        let overlapped: Vec<u32> =
+            run.clone().filter_map(|r| self.owner.get(r as usize).copied().flatten()).collect();
         for leader in overlapped {
             if leader != segment.first {
                 self.free(leader);
@@ -287,7 +294,8 @@ impl SpaceMap {
 
     /// The segments that stand in the way of a run.
     pub(crate) fn leaders_in(&self, run: Range<u32>) -> Vec<u32> {
-        let mut leaders: Vec<u32> = run.filter_map(|region| self.owner.get(region as usize).copied().flatten()).collect();
+        let mut leaders: Vec<u32> =
+            run.filter_map(|region| self.owner.get(region as usize).copied().flatten()).collect();
         leaders.dedup();
         leaders
     }
@@ -334,7 +342,8 @@ impl SpaceMap {
         let needed = segment.cursor.next_multiple_of(align).checked_add(len)?.checked_sub(end)?;
         let gain = self.regions_for(needed);
         let from = segment.first + segment.regions;
-        let room = (from..from.checked_add(gain)?).all(|region| self.owner.get(region as usize).is_some_and(Option::is_none));
+        let room = (from..from.checked_add(gain)?)
+            .all(|region| self.owner.get(region as usize).is_some_and(Option::is_none));
         let cap = MAX_EXTENDED_REGIONS.max(self.regions_for(len) + 1);
         if !room || segment.regions + gain > cap {
             return None;
@@ -344,7 +353,14 @@ impl SpaceMap {
         }
         let segment = self.segments.get_mut(&leader)?;
         segment.regions += gain;
-        Some(Opened { seq: segment.seq, first: segment.first, regions: segment.regions, kind, gained_from: from, sealed: None })
+        Some(Opened {
+            seq: segment.seq,
+            first: segment.first,
+            regions: segment.regions,
+            kind,
+            gained_from: from,
+            sealed: None,
+        })
     }
 
     /// The shortest run of free regions that is long enough: keeps long runs whole for large objects.

@@ -39,7 +39,11 @@ impl Mapping {
     }
 
     pub(crate) fn slice(self: &Arc<Self>, start: usize, len: usize) -> Option<MappedSlice> {
-        (start.checked_add(len)? <= self.0.len()).then(|| MappedSlice { mapping: self.clone(), start, len })
+        (start.checked_add(len)? <= self.0.len()).then(|| MappedSlice {
+            mapping: self.clone(),
+            start,
+            len,
+        })
     }
 }
 

@@ -32,7 +32,9 @@ pub(crate) fn is_resident(file: BorrowedFd<'_>, offset: u64, len: u64) -> Option
     let mut stat = Stat::default();
     // SAFETY: cachestat(2): "cstat_range" and "cstat" point to structures of the documented layout, which live through
     // the call; flags must be 0; a descriptor that is not a file gives EBADF or EOPNOTSUPP.
-    let result = unsafe { libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), &raw const range, &raw mut stat, 0u32) };
+    let result = unsafe {
+        libc::syscall(SYS_CACHESTAT, file.as_raw_fd(), &raw const range, &raw mut stat, 0u32)
+    };
     (result == 0).then(|| stat.cache >= range.len.div_ceil(PAGE))
 }
 

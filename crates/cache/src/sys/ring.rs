@@ -43,15 +43,25 @@ impl Operation {
 
     pub(crate) fn read(mut buffer: PooledBuffer, offset: u64, len: usize) -> io::Result<Self> {
         buffer.set_len(len).map_err(io::Error::other)?;
-        Ok(Self { buffers: vec![buffer], vectors: Vec::new(), offset, done: 0, total: len, writes: false })
+        Ok(Self {
+            buffers: vec![buffer],
+            vectors: Vec::new(),
+            offset,
+            done: 0,
+            total: len,
+            writes: false,
+        })
     }
 
     /// Takes note of a completion's result; `true` when the operation is whole.
     pub(crate) fn advance(&mut self, result: i32) -> io::Result<bool> {
         match usize::try_from(result) {
-            Ok(0) if self.done < self.total => {
-                Err(if self.writes { io::ErrorKind::WriteZero } else { io::ErrorKind::UnexpectedEof }.into())
+            Ok(0) if self.done < self.total => Err(if self.writes {
+                io::ErrorKind::WriteZero
+            } else {
+                io::ErrorKind::UnexpectedEof
             }
+            .into()),
             Ok(step) => {
                 self.done += step;
                 Ok(self.done >= self.total)
@@ -76,7 +86,8 @@ impl Operation {
             skip -= from;
             let rest = &mut part[from..];
             if !rest.is_empty() {
-                self.vectors.push(libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: rest.len() });
+                self.vectors
+                    .push(libc::iovec { iov_base: rest.as_mut_ptr().cast(), iov_len: rest.len() });
             }
         }
     }
@@ -91,12 +102,19 @@ impl Ring {
     pub(crate) fn probe(&mut self) -> io::Result<()> {
         let mut probe = Probe::new();
         self.uring.submitter().register_probe(&mut probe)?;
-        let known = [opcode::Readv::CODE, opcode::Writev::CODE, opcode::Read::CODE].iter().all(|code| probe.is_supported(*code));
+        let known = [opcode::Readv::CODE, opcode::Writev::CODE, opcode::Read::CODE]
+            .iter()
+            .all(|code| probe.is_supported(*code));
         if known { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
     }
 
     /// Hands an operation to the kernel. The caller keeps it, unmoved in what it owns, until its completion.
-    pub(crate) fn push(&mut self, files: Descriptors, operation: &mut Operation, id: u64) -> io::Result<()> {
+    pub(crate) fn push(
+        &mut self,
+        files: Descriptors,
+        operation: &mut Operation,
+        id: u64,
+    ) -> io::Result<()> {
         operation.aim();
         let offset = operation.offset + operation.done as u64;
         let count = u32::try_from(operation.vectors.len()).map_err(io::Error::other)?;
@@ -111,7 +129,9 @@ impl Ring {
 
     /// Asks for a completion when the eventfd is written to.
     pub(crate) fn read_wake(&mut self, eventfd: RawFd, id: u64) -> io::Result<()> {
-        let entry = opcode::Read::new(types::Fd(eventfd), self.counter.as_mut_ptr(), 8).build().user_data(id);
+        let entry = opcode::Read::new(types::Fd(eventfd), self.counter.as_mut_ptr(), 8)
+            .build()
+            .user_data(id);
         self.submit(&entry)?;
         self.waking = true;
         Ok(())
@@ -144,6 +164,7 @@ impl Ring {
         // owned by the engine's table until `completed` names its number; the wake-up counter is boxed and leaked
         // rather than freed while a read may be under way.
         let pushed = unsafe { self.uring.submission().push(entry) };
-        pushed.map_err(|_| io::Error::new(io::ErrorKind::WouldBlock, "the submission queue is full"))
+        pushed
+            .map_err(|_| io::Error::new(io::ErrorKind::WouldBlock, "the submission queue is full"))
     }
 }

@@ -32,13 +32,18 @@ pub(super) async fn answer(node: &Arc<NodeState>, request: Request<Incoming>) ->
     route(node, request).await.unwrap_or_else(Problem::into_response)
 }
 
-async fn route(node: &Arc<NodeState>, request: Request<Incoming>) -> Result<Response<Answer>, Problem> {
+async fn route(
+    node: &Arc<NodeState>,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, Problem> {
     let path = request.uri().path();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     match path {
         "/api/config" if request.method() == Method::PATCH => settings::change(node, request).await,
         "/api/config" if !reads => Err(Problem::method("GET, HEAD, PATCH")),
-        "/" | "/metrics" | "/health/live" | "/health/ready" | "/api/stats" | "/api/objects" if !reads => {
+        "/" | "/metrics" | "/health/live" | "/health/ready" | "/api/stats" | "/api/objects"
+            if !reads =>
+        {
             Err(Problem::method("GET, HEAD"))
         }
         "/" => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", INDEX.into())),
@@ -47,22 +52,30 @@ async fn route(node: &Arc<NodeState>, request: Request<Incoming>) -> Result<Resp
         "/health/ready" if node.is_draining() => Err(Problem::busy("the node is draining")),
         "/health/ready" => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ready\n".into())),
         "/api/stats" => json(&Snapshot::take(node).await.to_json()),
-        "/api/objects" => json(&objects::list(node, request.uri().query().unwrap_or_default()).await?),
+        "/api/objects" => {
+            json(&objects::list(node, request.uri().query().unwrap_or_default()).await?)
+        }
         "/api/config" => json(&settings::current(node)),
-        _ => Err(Problem::new(StatusCode::NOT_FOUND, "there is no such resource; / lists what there is")),
+        _ => Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "there is no such resource; / lists what there is",
+        )),
     }
 }
 
 async fn render_metrics(node: &NodeState) -> Result<Response<Answer>, Problem> {
     let rendered = metrics::render(Snapshot::take(node).await);
-    let body = rendered.map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written"))?;
+    let body = rendered.map_err(|_| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written")
+    })?;
     Ok(text(StatusCode::OK, metrics::CONTENT_TYPE, body.into()))
 }
 
 /// An answer in JSON.
 pub(super) fn json(document: &impl Serialize) -> Result<Response<Answer>, Problem> {
-    let body = serde_json::to_vec(document)
-        .map_err(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written as JSON"))?;
+    let body = serde_json::to_vec(document).map_err(|_| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be written as JSON")
+    })?;
     Ok(text(StatusCode::OK, "application/json", body.into()))
 }
 

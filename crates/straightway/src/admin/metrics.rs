@@ -44,30 +44,54 @@ impl Collector for Once {
         requests(&mut encoder, &snapshot.http)?;
         latency(&mut encoder, &snapshot.http)?;
         let uptime = ConstGauge::new(snapshot.uptime_s);
-        let metric = encoder.encode_descriptor("uptime", "Time since the node started.", Some(&Unit::Seconds), uptime.metric_type())?;
+        let metric = encoder.encode_descriptor(
+            "uptime",
+            "Time since the node started.",
+            Some(&Unit::Seconds),
+            uptime.metric_type(),
+        )?;
         uptime.encode(metric)
     }
 }
 
-fn group<S>(encoder: &mut DescriptorEncoder, prefix: &str, table: &[Stat<S>], stats: &S) -> fmt::Result {
+fn group<S>(
+    encoder: &mut DescriptorEncoder,
+    prefix: &str,
+    table: &[Stat<S>],
+    stats: &S,
+) -> fmt::Result {
     for stat in table {
         let name = format!("{prefix}_{}", stat.name);
         let value = (stat.read)(stats);
         match stat.kind {
             Kind::Counter => {
                 let counter = ConstCounter::new(value);
-                counter.encode(encoder.encode_descriptor(&name, stat.help, None, counter.metric_type())?)?;
+                counter.encode(encoder.encode_descriptor(
+                    &name,
+                    stat.help,
+                    None,
+                    counter.metric_type(),
+                )?)?;
             }
             Kind::Gauge => {
                 let gauge = ConstGauge::new(value);
-                gauge.encode(encoder.encode_descriptor(&name, stat.help, None, gauge.metric_type())?)?;
+                gauge.encode(encoder.encode_descriptor(
+                    &name,
+                    stat.help,
+                    None,
+                    gauge.metric_type(),
+                )?)?;
             }
         }
     }
     Ok(())
 }
 
-fn pools(encoder: &mut DescriptorEncoder, stat: &Stat<straightway_buffer::PoolStats>, snapshot: &Snapshot) -> fmt::Result {
+fn pools(
+    encoder: &mut DescriptorEncoder,
+    stat: &Stat<straightway_buffer::PoolStats>,
+    snapshot: &Snapshot,
+) -> fmt::Result {
     let kind = match stat.kind {
         Kind::Counter => MetricType::Counter,
         Kind::Gauge => MetricType::Gauge,
@@ -86,7 +110,8 @@ fn pools(encoder: &mut DescriptorEncoder, stat: &Stat<straightway_buffer::PoolSt
 }
 
 fn requests(encoder: &mut DescriptorEncoder, http: &HttpStats) -> fmt::Result {
-    let help = "Requests answered, by method and status; what is not listed by name is 'other' or 0.";
+    let help =
+        "Requests answered, by method and status; what is not listed by name is 'other' or 0.";
     let mut family = encoder.encode_descriptor("http_requests", help, None, MetricType::Counter)?;
     for (method, counts) in METHODS.into_iter().zip(&http.requests) {
         for (status, count) in STATUSES.into_iter().zip(counts).filter(|(_, count)| **count > 0) {
@@ -99,8 +124,14 @@ fn requests(encoder: &mut DescriptorEncoder, http: &HttpStats) -> fmt::Result {
 }
 
 fn latency(encoder: &mut DescriptorEncoder, http: &HttpStats) -> fmt::Result {
-    let help = "Time from a complete request head to the last byte of the answer handed to the kernel.";
-    let mut metric = encoder.encode_descriptor("http_latency", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    let help =
+        "Time from a complete request head to the last byte of the answer handed to the kernel.";
+    let mut metric = encoder.encode_descriptor(
+        "http_latency",
+        help,
+        Some(&Unit::Seconds),
+        MetricType::Histogram,
+    )?;
     let bounds = LATENCY_BOUNDS.into_iter().chain([f64::INFINITY]);
     let buckets: Vec<(f64, u64)> = bounds.zip(http.latency).collect();
     let sum_s = http.latency_sum_ns as f64 / 1e9;

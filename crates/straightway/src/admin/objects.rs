@@ -86,12 +86,23 @@ impl Query {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             // Forms write a space as a plus sign.
             let value = value.replace('+', " ");
-            let value = percent_decode_str(&value).decode_utf8().map_err(|_| bad("a value is not UTF-8"))?;
+            let value = percent_decode_str(&value)
+                .decode_utf8()
+                .map_err(|_| bad("a value is not UTF-8"))?;
             match name {
                 "prefix" => parsed.prefix = value.into_owned(),
-                "limit" => parsed.limit = value.parse::<usize>().map_err(|_| bad("limit is not a number"))?,
-                "cursor" => parsed.cursor = value.parse().map_err(|_| bad("cursor is not a number"))?,
-                _ => return Err(bad(format!("{name:?} is not known here; use prefix, limit and cursor"))),
+                "limit" => {
+                    parsed.limit =
+                        value.parse::<usize>().map_err(|_| bad("limit is not a number"))?
+                }
+                "cursor" => {
+                    parsed.cursor = value.parse().map_err(|_| bad("cursor is not a number"))?
+                }
+                _ => {
+                    return Err(bad(format!(
+                        "{name:?} is not known here; use prefix, limit and cursor"
+                    )));
+                }
             }
         }
         parsed.limit = parsed.limit.clamp(1, MAX_LIMIT);
@@ -110,7 +121,8 @@ mod tests {
     #[test]
     fn queries_are_decoded_bounded_and_checked() {
         let parse = |query| Query::parse(query).ok();
-        let query = |prefix: &str, limit, cursor| Some(Query { prefix: prefix.into(), limit, cursor });
+        let query =
+            |prefix: &str, limit, cursor| Some(Query { prefix: prefix.into(), limit, cursor });
         assert_eq!(parse(""), query("", DEFAULT_LIMIT, 0));
         assert_eq!(parse("prefix=a%2Fb+c&limit=7&cursor=9"), query("a/b c", 7, 9));
         assert_eq!(parse("limit=0"), query("", 1, 0));

@@ -36,20 +36,31 @@ struct Change {
 
 /// Answers GET.
 pub(super) fn current(node: &NodeState) -> Settings {
-    let ZeroCopyConfig { mmap_threshold, enable_sendfile, adaptive } = node.cache().zero_copy().config();
+    let ZeroCopyConfig { mmap_threshold, enable_sendfile, adaptive } =
+        node.cache().zero_copy().config();
     Settings { mmap_threshold, enable_sendfile, adaptive }
 }
 
 /// Answers PATCH.
-pub(super) async fn change(node: &Arc<NodeState>, request: Request<Incoming>) -> Result<Response<Answer>, Problem> {
+pub(super) async fn change(
+    node: &Arc<NodeState>,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, Problem> {
     require_token(node, request.headers())?;
-    let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await.map_err(|error| {
-        let status =
-            if error.is::<http_body_util::LengthLimitError>() { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
-        Problem::new(status, "the body could not be taken; send a small JSON object")
-    })?;
+    let body =
+        Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await.map_err(|error| {
+            let status = if error.is::<http_body_util::LengthLimitError>() {
+                StatusCode::PAYLOAD_TOO_LARGE
+            } else {
+                StatusCode::BAD_REQUEST
+            };
+            Problem::new(status, "the body could not be taken; send a small JSON object")
+        })?;
     let change: Change = serde_json::from_slice(&body.to_bytes()).map_err(|error| {
-        Problem::new(StatusCode::BAD_REQUEST, format!("the body is not a JSON object of known settings: {error}"))
+        Problem::new(
+            StatusCode::BAD_REQUEST,
+            format!("the body is not a JSON object of known settings: {error}"),
+        )
     })?;
     let manager = node.cache().zero_copy();
     let old = manager.config();

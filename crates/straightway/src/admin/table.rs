@@ -156,7 +156,8 @@ fn group<S>(table: &[Stat<S>], stats: &S) -> Map<String, Value> {
 /// assert!(table.contains("| `straightway_cache_hits_total` | `cache.hits` |"));
 /// ```
 pub fn markdown() -> String {
-    let mut out = String::from("| metric | `/api/stats` | kind | unit | meaning |\n|---|---|---|---|---|\n");
+    let mut out =
+        String::from("| metric | `/api/stats` | kind | unit | meaning |\n|---|---|---|---|---|\n");
     rows(&mut out, "cache", "cache", CACHE);
     rows(&mut out, "zero_copy", "zero_copy", ZERO_COPY);
     rows(&mut out, "pool", "pools.NAME", POOL);
@@ -170,7 +171,9 @@ fn rows<S>(out: &mut String, prefix: &str, path: &str, table: &[Stat<S>]) {
             Kind::Counter => ("counter", "_total"),
             Kind::Gauge => ("gauge", ""),
         };
-        let row = format!("| `straightway_{prefix}_{name}{suffix}` | `{path}.{name}` | {kind} | {unit} | {help} |\n");
+        let row = format!(
+            "| `straightway_{prefix}_{name}{suffix}` | `{path}.{name}` | {kind} | {unit} | {help} |\n"
+        );
         out.push_str(&row);
     }
 }

@@ -42,7 +42,8 @@ impl Fsck {
         if quiet {
             return;
         }
-        let verdict = if report.is_clean() { "clean" } else { "DAMAGED: what is listed is served as a miss" };
+        let verdict =
+            if report.is_clean() { "clean" } else { "DAMAGED: what is listed is served as a miss" };
         println!(
             "{}: {verdict}; {} objects of {}, {} of {} regions in use",
             self.file.display(),
@@ -55,7 +56,8 @@ impl Fsck {
 }
 
 fn as_json(report: &FsckReport) -> serde_json::Value {
-    let damaged = report.damaged.iter().map(|d| json!({ "key": d.key, "offset": d.offset, "what": d.what }));
+    let damaged =
+        report.damaged.iter().map(|d| json!({ "key": d.key, "offset": d.offset, "what": d.what }));
     json!({
         "clean": report.is_clean(),
         "objects": report.objects,

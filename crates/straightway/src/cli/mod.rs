@@ -27,10 +27,22 @@ struct Cli {
 #[derive(Debug, Clone, Args)]
 struct Global {
     /// Data listener of the node
-    #[arg(long, global = true, env = "STRAIGHTWAY_URL", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "STRAIGHTWAY_URL",
+        default_value = "http://127.0.0.1:8080",
+        value_name = "URL"
+    )]
     url: String,
     /// Admin listener of the node
-    #[arg(long, global = true, env = "STRAIGHTWAY_ADMIN_URL", default_value = "http://127.0.0.1:8081", value_name = "URL")]
+    #[arg(
+        long,
+        global = true,
+        env = "STRAIGHTWAY_ADMIN_URL",
+        default_value = "http://127.0.0.1:8081",
+        value_name = "URL"
+    )]
     admin_url: String,
     /// Certificates (PEM) to trust for https
     #[arg(long, global = true, env = "STRAIGHTWAY_CA_FILE", value_name = "FILE")]
@@ -46,7 +58,7 @@ struct Global {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a node
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     /// Store a file under a key
     Put(objects::Put),
     /// Fetch an object; an interrupted download is resumed, and its digest verified
@@ -108,8 +120,14 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
-            return !matches!(error.downcast_ref::<ClientError>(), Some(ClientError::Connect { .. }));
+        if error
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+        {
+            return !matches!(
+                error.downcast_ref::<ClientError>(),
+                Some(ClientError::Connect { .. })
+            );
         }
         cause = error.source();
     }

@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 
 use crate::cli::output::{Bar, print_json, print_table};
 use crate::cli::{Failure, Global, client};
-use crate::client::{Client, ClientError, PutOptions, fetch_to_file, fetch_to_writer, put_file, put_stdin};
+use crate::client::{
+    Client, ClientError, PutOptions, fetch_to_file, fetch_to_writer, put_file, put_stdin,
+};
 use crate::config::units::{duration, human_bytes};
 
 /// Arguments of `put`.
@@ -93,10 +95,21 @@ impl Get {
         let fetched = fetched?;
         let Some(path) = self.output else { return Ok(()) };
         if global.json {
-            print_json(&json!({ "key": self.key, "file": path, "bytes": fetched.bytes, "resumed": fetched.resumed, "sha256": fetched.sha256 }))?;
+            print_json(
+                &json!({ "key": self.key, "file": path, "bytes": fetched.bytes, "resumed": fetched.resumed, "sha256": fetched.sha256 }),
+            )?;
         } else if !global.quiet {
-            let resumed = if fetched.resumed > 0 { format!(" ({} were there)", human_bytes(fetched.resumed)) } else { String::new() };
-            println!("{}: {}{resumed}, sha256 {} verified", path.display(), human_bytes(fetched.bytes), fetched.sha256);
+            let resumed = if fetched.resumed > 0 {
+                format!(" ({} were there)", human_bytes(fetched.resumed))
+            } else {
+                String::new()
+            };
+            println!(
+                "{}: {}{resumed}, sha256 {} verified",
+                path.display(),
+                human_bytes(fetched.bytes),
+                fetched.sha256
+            );
         }
         Ok(())
     }
@@ -151,7 +164,10 @@ async fn list(client: &Client, prefix: &str) -> Result<Vec<Value>, Failure> {
     Ok(objects)
 }
 
-async fn fetch_json<T: for<'de> Deserialize<'de>>(client: &Client, path: &str) -> Result<T, Failure> {
+async fn fetch_json<T: for<'de> Deserialize<'de>>(
+    client: &Client,
+    path: &str,
+) -> Result<T, Failure> {
     let reply = client.expect_success(Method::GET, path, path, HeaderMap::new(), None).await?;
     let text = reply.text(64 << 20).await;
     Ok(serde_json::from_str(&text)?)
@@ -186,7 +202,13 @@ impl Stat {
         let reply = client.send(Method::HEAD, &path, HeaderMap::new(), None).await?;
         if !reply.status.is_success() {
             let detail = "no such object".to_owned();
-            return Err(ClientError::Refused { method: Method::HEAD, key, status: reply.status, detail }.into());
+            return Err(ClientError::Refused {
+                method: Method::HEAD,
+                key,
+                status: reply.status,
+                detail,
+            }
+            .into());
         }
         let field = |name: &str| reply.header(name).map(str::to_owned);
         let described = json!({
@@ -221,7 +243,8 @@ fn flatten(prefix: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
     match value {
         Value::Object(fields) => {
             for (name, value) in fields {
-                let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+                let name =
+                    if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
                 flatten(&name, value, rows);
             }
         }
@@ -247,7 +270,9 @@ impl Rm {
         let client = client(&global.url, global, self.token_file.as_ref())?;
         let mut missing = false;
         for key in &self.keys {
-            let removed = client.expect_success(Method::DELETE, key, &Client::key_path(key), HeaderMap::new(), None).await;
+            let removed = client
+                .expect_success(Method::DELETE, key, &Client::key_path(key), HeaderMap::new(), None)
+                .await;
             match removed {
                 Ok(_) if global.json => print_json(&json!({ "key": key, "removed": true }))?,
                 Ok(_) if !global.quiet => println!("{key}: removed"),

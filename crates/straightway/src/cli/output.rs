@@ -74,7 +74,9 @@ impl Bar {
 
 impl Progress for Bar {
     fn total(&self, bytes: u64) {
-        self.0.set_style(Self::style("{msg} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}"));
+        self.0.set_style(Self::style(
+            "{msg} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec} {eta}",
+        ));
         self.0.set_length(bytes);
     }
 

@@ -32,7 +32,10 @@ impl Serve {
         let options = self.options.over(file);
         let settings = options.settings()?;
         if self.print_config {
-            let text = toml::to_string(&options).map_err(|error| ConfigError::Value { key: "config", message: error.to_string() })?;
+            let text = toml::to_string(&options).map_err(|error| ConfigError::Value {
+                key: "config",
+                message: error.to_string(),
+            })?;
             print!("{text}");
             return Ok(());
         }
@@ -46,7 +49,8 @@ impl Serve {
 }
 
 fn log_to_stderr(format: &str) {
-    let filter = EnvFilter::try_from_env("STRAIGHTWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter =
+        EnvFilter::try_from_env("STRAIGHTWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // Set once per process, and this is its only place.
     let _first = if format == "json" { builder.json().try_init() } else { builder.try_init() };
@@ -91,7 +95,6 @@ fn announce(ready: &Ready, size: u64) -> std::io::Result<()> {
     writeln!(out, "READY")?;
     out.flush()
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -39,7 +39,9 @@ pub enum ClientError {
         source: std::io::Error,
     },
     /// Certificates that cannot be used or trusted.
-    #[error("TLS with {authority} cannot be set up; give the certificate that signed the node's with --ca-file")]
+    #[error(
+        "TLS with {authority} cannot be set up; give the certificate that signed the node's with --ca-file"
+    )]
     Tls {
         /// Host and port.
         authority: String,
@@ -151,13 +153,19 @@ pub struct Client {
 }
 
 /// What stays as it is in a path: RFC 3986's unreserved characters and the slash.
-const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+const PATH: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 impl Client {
     /// A client for the node at `url`; `ca_file` holds the certificates to trust for `https`.
-    pub fn new(url: &str, token: Option<Secret>, ca_file: Option<&std::path::Path>) -> Result<Self, ClientError> {
+    pub fn new(
+        url: &str,
+        token: Option<Secret>,
+        ca_file: Option<&std::path::Path>,
+    ) -> Result<Self, ClientError> {
         let refuse = |reason: String| ClientError::Url { url: url.to_owned(), reason };
-        let base: Uri = url.parse().map_err(|error: http::uri::InvalidUri| refuse(error.to_string()))?;
+        let base: Uri =
+            url.parse().map_err(|error: http::uri::InvalidUri| refuse(error.to_string()))?;
         let tls = match base.scheme_str() {
             Some("http") => None,
             Some("https") => Some(Arc::new(trust(ca_file).map_err(&refuse)?)),
@@ -175,21 +183,31 @@ impl Client {
     }
 
     /// Sends a request and waits for the head of its answer.
-    pub async fn send(&self, method: Method, path: &str, headers: HeaderMap, body: Option<Body>) -> Result<Reply, ClientError> {
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: HeaderMap,
+        body: Option<Body>,
+    ) -> Result<Reply, ClientError> {
         let authority = self.base.authority().map(ToString::to_string).unwrap_or_default();
         let io = self.connect(&authority).await?;
         let broken = |source| ClientError::Broken { authority: authority.clone(), source };
-        let (mut sender, connection) =
-            hyper::client::conn::http1::Builder::new().writev(true).handshake(TokioIo::new(io)).await.map_err(broken)?;
+        let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+            .writev(true)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(broken)?;
         tokio::spawn(async move {
             // What breaks the connection also breaks the answer's body, which reports it.
             drop(connection.await);
         });
-        let body = body.unwrap_or_else(|| Full::default().map_err(|never| match never {}).boxed_unsync());
-        let mut request = Request::builder().method(method).uri(path).body(body).map_err(|error| ClientError::Url {
-            url: path.to_owned(),
-            reason: error.to_string(),
-        })?;
+        let body =
+            body.unwrap_or_else(|| Full::default().map_err(|never| match never {}).boxed_unsync());
+        let mut request =
+            Request::builder().method(method).uri(path).body(body).map_err(|error| {
+                ClientError::Url { url: path.to_owned(), reason: error.to_string() }
+            })?;
         *request.headers_mut() = headers;
         let insert = |map: &mut HeaderMap, name, value: String| {
             if let Ok(value) = value.parse() {
@@ -198,7 +216,11 @@ impl Client {
         };
         insert(request.headers_mut(), header::HOST, authority.clone());
         if let Some(token) = &self.token {
-            insert(request.headers_mut(), header::AUTHORIZATION, format!("Bearer {}", token.expose()));
+            insert(
+                request.headers_mut(),
+                header::AUTHORIZATION,
+                format!("Bearer {}", token.expose()),
+            );
         }
         let (head, body) = sender.send_request(request).await.map_err(broken)?.into_parts();
         Ok(Reply { status: head.status, headers: head.headers, body })
@@ -222,13 +244,18 @@ impl Client {
         let port = self.base.port_u16().unwrap_or(if self.tls.is_some() { 443 } else { 80 });
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let connected = TcpStream::connect((bare, port)).await;
-        let stream = connected.map_err(|source| ClientError::Connect { authority: authority.to_owned(), source })?;
+        let stream = connected
+            .map_err(|source| ClientError::Connect { authority: authority.to_owned(), source })?;
         // A request's small head must not wait for its body.
         drop(stream.set_nodelay(true));
         let Some(tls) = &self.tls else { return Ok(Box::pin(stream)) };
         let failed = |source| ClientError::Tls { authority: authority.to_owned(), source };
-        let name = ServerName::try_from(bare.to_owned()).map_err(|error| failed(std::io::Error::other(error)))?;
-        let encrypted = tokio_rustls::TlsConnector::from(tls.clone()).connect(name, stream).await.map_err(failed)?;
+        let name = ServerName::try_from(bare.to_owned())
+            .map_err(|error| failed(std::io::Error::other(error)))?;
+        let encrypted = tokio_rustls::TlsConnector::from(tls.clone())
+            .connect(name, stream)
+            .await
+            .map_err(failed)?;
         Ok(Box::pin(encrypted))
     }
 }
@@ -238,7 +265,9 @@ pub(super) async fn refused(method: Method, key: &str, reply: Reply) -> ClientEr
     let status = reply.status;
     let text = reply.text(64 * 1024).await;
     let problem: Option<serde_json::Value> = serde_json::from_str(&text).ok();
-    let field = |name| problem.as_ref().and_then(|problem| problem.get(name)).and_then(|text| text.as_str());
+    let field = |name| {
+        problem.as_ref().and_then(|problem| problem.get(name)).and_then(|text| text.as_str())
+    };
     let detail = match (field("title"), field("detail")) {
         (Some(title), Some(detail)) => format!("{title}: {detail}"),
         (Some(title), None) => title.to_owned(),
@@ -252,7 +281,9 @@ pub(super) fn streamed<S>(stream: S) -> Body
 where
     S: futures_core::Stream<Item = std::io::Result<Bytes>> + Send + 'static,
 {
-    BodyExt::boxed_unsync(StreamBody::new(futures_util::StreamExt::map(stream, |piece| piece.map(Frame::data))))
+    BodyExt::boxed_unsync(StreamBody::new(futures_util::StreamExt::map(stream, |piece| {
+        piece.map(Frame::data)
+    })))
 }
 
 trait Io: AsyncRead + AsyncWrite + Send {}
@@ -261,12 +292,17 @@ impl<T: AsyncRead + AsyncWrite + Send> Io for T {}
 fn trust(ca_file: Option<&std::path::Path>) -> Result<rustls::ClientConfig, String> {
     let path = ca_file.ok_or("https needs --ca-file, the certificates to trust")?;
     let mut roots = rustls::RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let certificates = CertificateDer::pem_file_iter(path)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
     for certificate in certificates {
         let certificate = certificate.map_err(|error| format!("{}: {error}", path.display()))?;
         roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    Ok(builder.map_err(|error| error.to_string())?.with_root_certificates(roots).with_no_client_auth())
+    let builder =
+        rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    Ok(builder
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
 }

@@ -3,4 +3,6 @@ mod connection;
 mod transfer;
 
 pub use connection::{Body, Client, ClientError, Reply};
-pub use transfer::{Fetched, Progress, PutOptions, fetch_to_file, fetch_to_writer, put_file, put_stdin};
+pub use transfer::{
+    Fetched, Progress, PutOptions, fetch_to_file, fetch_to_writer, put_file, put_stdin,
+};

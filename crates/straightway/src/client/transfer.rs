@@ -86,28 +86,38 @@ async fn put(
     }
     let hash = Arc::new(Mutex::new((Sha256::new(), 0u64)));
     let state = (source, BytesMut::new(), hash.clone(), progress);
-    let pieces = futures_util::stream::try_unfold(state, |(mut source, mut buffer, hash, progress)| async move {
-        buffer.reserve(PIECE_BYTES);
-        if source.read_buf(&mut buffer).await? == 0 {
-            return Ok(None);
-        }
-        let piece = buffer.split().freeze();
-        {
-            let mut hash = hash.lock().unwrap_or_else(PoisonError::into_inner);
-            hash.0.update(&piece);
-            hash.1 += piece.len() as u64;
-            progress.done(hash.1);
-        }
-        Ok(Some((piece, (source, buffer, hash, progress))))
-    });
-    let reply = client.expect_success(Method::PUT, key, &Client::key_path(key), headers, Some(streamed(pieces))).await?;
+    let pieces = futures_util::stream::try_unfold(
+        state,
+        |(mut source, mut buffer, hash, progress)| async move {
+            buffer.reserve(PIECE_BYTES);
+            if source.read_buf(&mut buffer).await? == 0 {
+                return Ok(None);
+            }
+            let piece = buffer.split().freeze();
+            {
+                let mut hash = hash.lock().unwrap_or_else(PoisonError::into_inner);
+                hash.0.update(&piece);
+                hash.1 += piece.len() as u64;
+                progress.done(hash.1);
+            }
+            Ok(Some((piece, (source, buffer, hash, progress))))
+        },
+    );
+    let reply = client
+        .expect_success(Method::PUT, key, &Client::key_path(key), headers, Some(streamed(pieces)))
+        .await?;
     let (sha256, bytes) = {
         let mut hash = hash.lock().unwrap_or_else(PoisonError::into_inner);
         (hex(&std::mem::take(&mut hash.0).finalize()), hash.1)
     };
     match reply.header(header::ETAG) {
-        Some(etag) if etag.trim_matches('"') == &sha256[..32] => Ok(Fetched { bytes, resumed: 0, sha256 }),
-        Some(_) => Err(ClientError::Digest { key: key.to_owned(), what: "the node received other bytes than were sent" }),
+        Some(etag) if etag.trim_matches('"') == &sha256[..32] => {
+            Ok(Fetched { bytes, resumed: 0, sha256 })
+        }
+        Some(_) => Err(ClientError::Digest {
+            key: key.to_owned(),
+            what: "the node received other bytes than were sent",
+        }),
         None => Err(ClientError::Answer { reason: "a stored object has no ETag" }),
     }
 }
@@ -141,19 +151,27 @@ struct Partial {
 
 /// Fetches an object into a file. The bytes go to `FILE.part` first; an attempt that was interrupted is continued from
 /// there when the object is still the same. The file appears under its name when it is whole and its digest is right.
-pub async fn fetch_to_file(client: &Client, key: &str, path: &Path, progress: &dyn Progress) -> Result<Fetched, ClientError> {
+pub async fn fetch_to_file(
+    client: &Client,
+    key: &str,
+    path: &Path,
+    progress: &dyn Progress,
+) -> Result<Fetched, ClientError> {
     let part = with_suffix(path, ".part");
     let note = with_suffix(path, ".part.json");
     let failed = |act, path: &Path| {
         let path = path.to_path_buf();
         move |source| ClientError::File { act, path, source }
     };
-    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part).await;
+    let opened =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part).await;
     let mut file = opened.map_err(failed("opening", &part))?;
     let mut hash = Sha256::new();
     let known = read_note(&note, key).await;
     let have = match &known {
-        Some(_) => hash_what_is_there(&mut file, &mut hash).await.map_err(failed("reading", &part))?,
+        Some(_) => {
+            hash_what_is_there(&mut file, &mut hash).await.map_err(failed("reading", &part))?
+        }
         None => 0,
     };
     if known.is_none() {
@@ -177,7 +195,11 @@ pub async fn fetch_to_writer(
     let mut sink = StreamSink { writer };
     let fetched = fetch(client, key, &mut sink, 0, None, Sha256::new(), progress).await?;
     let flushed = sink.writer.flush().await;
-    flushed.map_err(|source| ClientError::File { act: "writing", path: PathBuf::from("standard output"), source })?;
+    flushed.map_err(|source| ClientError::File {
+        act: "writing",
+        path: PathBuf::from("standard output"),
+        source,
+    })?;
     Ok(fetched)
 }
 
@@ -196,12 +218,17 @@ struct FileSink<'a> {
 
 impl Sink for FileSink<'_> {
     async fn put(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
-        let failed = |source| ClientError::File { act: "writing", path: self.note.with_extension(""), source };
+        let failed = |source| ClientError::File {
+            act: "writing",
+            path: self.note.with_extension(""),
+            source,
+        };
         self.file.write_all(bytes).await.map_err(failed)
     }
 
     async fn identify(&mut self, partial: &Partial, restart: bool) -> Result<(), ClientError> {
-        let failed = |source| ClientError::File { act: "writing", path: self.note.to_path_buf(), source };
+        let failed =
+            |source| ClientError::File { act: "writing", path: self.note.to_path_buf(), source };
         if restart {
             self.file.set_len(0).await.map_err(failed)?;
             self.file.rewind().await.map_err(failed)?;
@@ -218,7 +245,11 @@ struct StreamSink<W> {
 
 impl<W: AsyncWrite + Send + Unpin> Sink for StreamSink<W> {
     async fn put(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
-        let failed = |source| ClientError::File { act: "writing", path: PathBuf::from("standard output"), source };
+        let failed = |source| ClientError::File {
+            act: "writing",
+            path: PathBuf::from("standard output"),
+            source,
+        };
         self.writer.write_all(bytes).await.map_err(failed)
     }
 
@@ -250,7 +281,9 @@ async fn fetch(
             Ok(()) => break,
             Err(error @ (ClientError::Broken { .. } | ClientError::Connect { .. })) => {
                 retries = if have > before { 0 } else { retries + 1 };
-                if retries >= MAX_RETRIES || (known.is_none() && matches!(error, ClientError::Connect { .. })) {
+                if retries >= MAX_RETRIES
+                    || (known.is_none() && matches!(error, ClientError::Connect { .. }))
+                {
                     return Err(error);
                 }
                 tokio::time::sleep(pause).await;
@@ -262,7 +295,10 @@ async fn fetch(
     let sha256 = hex(&hash.finalize());
     let etag = known.map(|known| known.etag).unwrap_or_default();
     if etag.trim_matches('"') != &sha256[..32] {
-        return Err(ClientError::Digest { key: key.to_owned(), what: "the bytes received do not match the object's digest" });
+        return Err(ClientError::Digest {
+            key: key.to_owned(),
+            what: "the bytes received do not match the object's digest",
+        });
     }
     Ok(Fetched { bytes: have, resumed, sha256 })
 }
@@ -303,7 +339,8 @@ async fn attempt(
     }
     progress.total(known.as_ref().map_or(0, |known| known.total));
     while let Some(piece) = reply.chunk().await {
-        let piece: Bytes = piece.map_err(|source| ClientError::Broken { authority: "the node".to_owned(), source })?;
+        let piece: Bytes = piece
+            .map_err(|source| ClientError::Broken { authority: "the node".to_owned(), source })?;
         sink.put(&piece).await?;
         hash.update(&piece);
         *have += piece.len() as u64;
@@ -313,7 +350,9 @@ async fn attempt(
 }
 
 fn identity(reply: &Reply, key: &str) -> Result<Partial, ClientError> {
-    let etag = reply.header(header::ETAG).ok_or(ClientError::Answer { reason: "an object has no ETag" })?;
+    let etag = reply
+        .header(header::ETAG)
+        .ok_or(ClientError::Answer { reason: "an object has no ETag" })?;
     let total = reply.header(header::CONTENT_LENGTH).and_then(|len| len.parse().ok());
     let total = total.ok_or(ClientError::Answer { reason: "an object has no Content-Length" })?;
     Ok(Partial { key: key.to_owned(), etag: etag.to_owned(), total })

@@ -122,10 +122,15 @@ impl ServeOptions {
         let path = named.unwrap_or(Path::new(DEFAULT_FILE));
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
-            Err(source) => return Err(ConfigError::Unreadable { path: path.to_path_buf(), source }),
+            Err(error) if named.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
+            Err(source) => {
+                return Err(ConfigError::Unreadable { path: path.to_path_buf(), source });
+            }
         };
-        Self::from_toml(&text).map_err(|message| ConfigError::File { path: path.to_path_buf(), message })
+        Self::from_toml(&text)
+            .map_err(|message| ConfigError::File { path: path.to_path_buf(), message })
     }
 
     /// Reads TOML. Numbers and booleans may stand bare; they mean what the same text means as a flag.
@@ -133,7 +138,9 @@ impl ServeOptions {
         let table: toml::Table = toml::from_str(text).map_err(|error| error.to_string())?;
         let bare = |value: toml::Value| match value {
             toml::Value::Integer(number) => toml::Value::String(number.to_string()),
-            toml::Value::Boolean(yes) => toml::Value::String(if yes { "yes" } else { "no" }.to_owned()),
+            toml::Value::Boolean(yes) => {
+                toml::Value::String(if yes { "yes" } else { "no" }.to_owned())
+            }
             other => other,
         };
         let table: toml::Table = table.into_iter().map(|(key, value)| (key, bare(value))).collect();
@@ -144,17 +151,29 @@ impl ServeOptions {
     pub fn settings(&self) -> Result<NodeSettings, ConfigError> {
         let defaults = NodeSettings::default();
         let cache = self.cache.as_ref().map_or(defaults.cache, PathBuf::from);
-        let data_dir = self.data_dir.as_ref().map_or_else(|| cache.with_extension("data"), PathBuf::from);
+        let data_dir =
+            self.data_dir.as_ref().map_or_else(|| cache.with_extension("data"), PathBuf::from);
         let mut zero_copy = defaults.zero_copy;
-        set(&mut zero_copy.mmap_threshold, "mmap_threshold", self.mmap_threshold.as_ref(), |text| {
-            usize::try_from(size(text)?).map_err(|error| error.to_string())
-        })?;
+        set(
+            &mut zero_copy.mmap_threshold,
+            "mmap_threshold",
+            self.mmap_threshold.as_ref(),
+            |text| usize::try_from(size(text)?).map_err(|error| error.to_string()),
+        )?;
         set(&mut zero_copy.enable_sendfile, "sendfile", self.sendfile.as_ref(), yes_or_no)?;
         set(&mut zero_copy.adaptive, "adaptive", self.adaptive.as_ref(), yes_or_no)?;
-        let mut settings =
-            NodeSettings { cache, data_dir, zero_copy, tls: self.tls()?, token: self.token()?, ..NodeSettings::default() };
+        let mut settings = NodeSettings {
+            cache,
+            data_dir,
+            zero_copy,
+            tls: self.tls()?,
+            token: self.token()?,
+            ..NodeSettings::default()
+        };
         let s = &mut settings;
-        set(&mut s.listen, "listen", self.listen.as_ref(), |text| address(text).map(|address| vec![address]))?;
+        set(&mut s.listen, "listen", self.listen.as_ref(), |text| {
+            address(text).map(|address| vec![address])
+        })?;
         set(&mut s.admin, "admin", self.admin.as_ref(), address)?;
         set(&mut s.size, "size", self.size.as_ref(), size)?;
         set(&mut s.block_size, "block_size", self.block_size.as_ref(), |text| {
@@ -163,7 +182,9 @@ impl ServeOptions {
         set(&mut s.io, "io", self.io.as_ref(), io_mode)?;
         set(&mut s.format, "format", self.format.as_ref(), yes_or_no)?;
         set(&mut s.ttl, "ttl", self.ttl.as_ref(), duration)?;
-        set(&mut s.max_object, "max_object", self.max_object.as_ref(), |text| size(text).map(Some))?;
+        set(&mut s.max_object, "max_object", self.max_object.as_ref(), |text| {
+            size(text).map(Some)
+        })?;
         set(&mut s.verify_ahead, "verify_ahead", self.verify_ahead.as_ref(), size)?;
         set(&mut s.scrub_rate, "scrub_rate", self.scrub_rate.as_ref(), size)?;
         set(&mut s.insecure, "insecure", self.insecure.as_ref(), yes_or_no)?;
@@ -180,8 +201,14 @@ impl ServeOptions {
         match (&self.tls_cert, &self.tls_key) {
             (Some(cert), Some(key)) => Ok(Some(TlsPaths { cert: cert.into(), key: key.into() })),
             (None, None) => Ok(None),
-            (Some(_), None) => Err(ConfigError::Value { key: "tls_key", message: "is missing beside tls_cert; give both".into() }),
-            (None, Some(_)) => Err(ConfigError::Value { key: "tls_cert", message: "is missing beside tls_key; give both".into() }),
+            (Some(_), None) => Err(ConfigError::Value {
+                key: "tls_key",
+                message: "is missing beside tls_cert; give both".into(),
+            }),
+            (None, Some(_)) => Err(ConfigError::Value {
+                key: "tls_cert",
+                message: "is missing beside tls_key; give both".into(),
+            }),
         }
     }
 
@@ -193,7 +220,8 @@ impl ServeOptions {
 /// Reads a token: the file's text without the white space around it.
 pub fn read_token(path: &Path) -> Result<Secret, ConfigError> {
     let failed = |message: String| ConfigError::Value { key: "token_file", message };
-    let text = std::fs::read_to_string(path).map_err(|error| failed(format!("{} cannot be read: {error}", path.display())))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| failed(format!("{} cannot be read: {error}", path.display())))?;
     match text.trim() {
         "" => Err(failed(format!("{} is empty; put a token of your choice in it", path.display()))),
         token => Ok(Secret::new(token)),
@@ -213,7 +241,9 @@ fn set<T>(
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("{text:?} is not an address; write IP:PORT, such as 127.0.0.1:8080 or [::1]:8080"))
+    text.parse().map_err(|_| {
+        format!("{text:?} is not an address; write IP:PORT, such as 127.0.0.1:8080 or [::1]:8080")
+    })
 }
 
 fn count(text: &str) -> Result<usize, String> {
@@ -234,7 +264,9 @@ fn io_mode(text: &str) -> Result<IoMode, String> {
         "standard" => Ok(IoMode::Standard),
         "io_uring" => Ok(IoMode::IoUring),
         "portable" => Ok(IoMode::Portable),
-        _ => Err(format!("{text:?} is no I/O backend; choose auto, standard, io_uring or portable")),
+        _ => {
+            Err(format!("{text:?} is no I/O backend; choose auto, standard, io_uring or portable"))
+        }
     }
 }
 
@@ -246,13 +278,18 @@ mod tests {
     fn unknown_keys_and_wrong_values_are_named() {
         let unknown = ServeOptions::from_toml("sise = \"1GiB\"").expect_err("unknown");
         assert!(unknown.contains("sise") && unknown.contains("size"), "{unknown}");
-        let wrong = ServeOptions::from_toml("size = \"1GB\"").expect("reads").settings().expect_err("wrong");
+        let wrong = ServeOptions::from_toml("size = \"1GB\"")
+            .expect("reads")
+            .settings()
+            .expect_err("wrong");
         assert!(wrong.to_string().contains("size: \"1GB\""), "{wrong}");
     }
 
     #[test]
     fn flags_rule_over_the_file_and_the_file_over_defaults() {
-        let file = ServeOptions::from_toml("size = \"2GiB\"\nttl = \"5m\"\nworkers = 3\nsendfile = false").expect("reads");
+        let file =
+            ServeOptions::from_toml("size = \"2GiB\"\nttl = \"5m\"\nworkers = 3\nsendfile = false")
+                .expect("reads");
         let flags = ServeOptions { size: Some("3GiB".into()), ..ServeOptions::default() };
         let settings = flags.over(file).settings().expect("good");
         assert_eq!((settings.size, settings.workers), (3 << 30, 3));

@@ -45,7 +45,10 @@ impl http_body::Body for Body {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         match this {
             Self::Empty => Poll::Ready(None),
@@ -54,7 +57,9 @@ impl http_body::Body for Body {
                 *this = Self::Empty;
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Self::Object(object) => object.poll_piece(cx).map(|piece| piece.map(|result| result.map(Frame::data))),
+            Self::Object(object) => {
+                object.poll_piece(cx).map(|piece| piece.map(|result| result.map(Frame::data)))
+            }
         }
     }
 
@@ -87,8 +92,12 @@ pub enum BodyError {
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Cache(_) => f.write_str("the rest of the object could not be read; the connection is closed"),
-            Self::Revoked => f.write_str("the reader was too slow for space that is wanted; the connection is closed"),
+            Self::Cache(_) => {
+                f.write_str("the rest of the object could not be read; the connection is closed")
+            }
+            Self::Revoked => f.write_str(
+                "the reader was too slow for space that is wanted; the connection is closed",
+            ),
         }
     }
 }
@@ -128,19 +137,32 @@ pub struct ObjectBody {
 
 impl fmt::Debug for ObjectBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ObjectBody").field("object", &self.object).field("remaining", &self.remaining).finish_non_exhaustive()
+        f.debug_struct("ObjectBody")
+            .field("object", &self.object)
+            .field("remaining", &self.remaining)
+            .finish_non_exhaustive()
     }
 }
 
 impl ObjectBody {
     /// A body of one range.
-    pub(crate) fn single(exchange: Arc<Exchange>, object: Object, mapped: Option<Bytes>, range: Range<u64>) -> Self {
+    pub(crate) fn single(
+        exchange: Arc<Exchange>,
+        object: Object,
+        mapped: Option<Bytes>,
+        range: Range<u64>,
+    ) -> Self {
         let remaining = range.end - range.start;
         Self { exchange, object, mapped, span: range, rest: VecDeque::new(), remaining, job: None }
     }
 
     /// A body of several pieces.
-    pub(crate) fn several(exchange: Arc<Exchange>, object: Object, mapped: Option<Bytes>, pieces: VecDeque<Piece>) -> Self {
+    pub(crate) fn several(
+        exchange: Arc<Exchange>,
+        object: Object,
+        mapped: Option<Bytes>,
+        pieces: VecDeque<Piece>,
+    ) -> Self {
         let remaining = pieces.iter().map(Piece::len).sum();
         Self { exchange, object, mapped, span: 0..0, rest: pieces, remaining, job: None }
     }
@@ -174,7 +196,11 @@ impl ObjectBody {
     }
 
     /// The window's bytes, once they are verified and in memory.
-    fn poll_window(&mut self, cx: &mut Context<'_>, window: &Range<u64>) -> Poll<Result<Bytes, CacheError>> {
+    fn poll_window(
+        &mut self,
+        cx: &mut Context<'_>,
+        window: &Range<u64>,
+    ) -> Poll<Result<Bytes, CacheError>> {
         if self.job.is_none() {
             if let Some(bytes) = self.mapped_window(window)
                 && self.object.is_ready(window.clone())

@@ -74,8 +74,15 @@ pub fn range_applies(if_range: &[u8], current: Current<'_>) -> bool {
 }
 
 /// `*` matches any stored object; a list matches when one of its tags does.
-fn any_tag(headers: &HeaderMap, name: &http::HeaderName, current: Option<Current<'_>>, how: Comparison) -> bool {
-    let Some(stored) = current.and_then(|current| EntityTag::parse(current.etag)) else { return false };
+fn any_tag(
+    headers: &HeaderMap,
+    name: &http::HeaderName,
+    current: Option<Current<'_>>,
+    how: Comparison,
+) -> bool {
+    let Some(stored) = current.and_then(|current| EntityTag::parse(current.etag)) else {
+        return false;
+    };
     headers.get_all(name).iter().any(|value| {
         let text = value.as_bytes().trim_ascii();
         text == b"*" || etag::list(text).any(|tag| tag.matches(&stored, how))

@@ -12,13 +12,17 @@ use super::problem::Problem;
 use super::{bad_key, etag, key, require_token};
 
 /// Answers DELETE.
-pub(crate) async fn answer(exchange: &Arc<Exchange>, parts: Parts) -> Result<Response<Body>, Problem> {
+pub(crate) async fn answer(
+    exchange: &Arc<Exchange>,
+    parts: Parts,
+) -> Result<Response<Body>, Problem> {
     let headers = &parts.headers;
     require_token(exchange.node(), headers)?;
     let key = key::from_target(parts.uri.path(), parts.uri.query()).map_err(bad_key)?;
     let cache = &exchange.node().cache;
     let cache_error = |error| Problem::from_cache(&error);
-    if [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE].iter().any(|name| headers.contains_key(name)) {
+    if [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE].iter().any(|name| headers.contains_key(name))
+    {
         let meta = cache.stat(&key).await.map_err(cache_error)?.ok_or_else(Problem::not_found)?;
         let tag = etag::of(&meta);
         let current = Current { etag: tag.as_bytes(), last_modified_ms: meta.last_modified_ms };

@@ -36,7 +36,10 @@ pub fn announced(headers: &HeaderMap) -> Result<Vec<[u8; 32]>, MalformedDigest> 
 }
 
 fn decode(encoded: &[u8]) -> Result<[u8; 32], MalformedDigest> {
-    let inside = encoded.strip_prefix(b":").and_then(|rest| rest.strip_suffix(b":")).ok_or(MalformedDigest)?;
+    let inside = encoded
+        .strip_prefix(b":")
+        .and_then(|rest| rest.strip_suffix(b":"))
+        .ok_or(MalformedDigest)?;
     let bytes = STANDARD.decode(inside).map_err(|_| MalformedDigest)?;
     bytes.try_into().map_err(|_| MalformedDigest)
 }
@@ -50,7 +53,10 @@ mod tests {
     const EMPTY: &str = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
 
     fn headers(values: &[(&HeaderName, &'static str)]) -> HeaderMap {
-        values.iter().map(|(name, value)| ((*name).clone(), HeaderValue::from_static(value))).collect()
+        values
+            .iter()
+            .map(|(name, value)| ((*name).clone(), HeaderValue::from_static(value)))
+            .collect()
     }
 
     #[test]
@@ -61,7 +67,8 @@ mod tests {
 
     #[test]
     fn other_algorithms_are_skipped_and_both_fields_count() {
-        let both = headers(&[(&CONTENT_DIGEST, "sha-512=:AA==:, unixsum=30637"), (&REPR_DIGEST, EMPTY)]);
+        let both =
+            headers(&[(&CONTENT_DIGEST, "sha-512=:AA==:, unixsum=30637"), (&REPR_DIGEST, EMPTY)]);
         assert_eq!(announced(&both).unwrap().len(), 1);
         assert_eq!(announced(&HeaderMap::new()).unwrap().len(), 0);
     }

@@ -57,13 +57,18 @@ fn split_tag(text: &[u8]) -> Option<(EntityTag<'_>, &[u8])> {
     let end = inside.iter().position(|byte| *byte == b'"')?;
     let opaque = &inside[..end];
     // etagc is %x21 / %x23-7E / obs-text.
-    opaque.iter().all(|byte| *byte >= 0x21 && *byte != 0x7f).then_some((EntityTag { weak, opaque }, &inside[end + 1..]))
+    opaque
+        .iter()
+        .all(|byte| *byte >= 0x21 && *byte != 0x7f)
+        .then_some((EntityTag { weak, opaque }, &inside[end + 1..]))
 }
 
 /// The tag of a stored object, quotes included: strong and made from the digest, or weak and made from time and length
 /// where the object was stored without a digest (a weak tag never lets two versions be put together).
 pub fn of(meta: &ObjectMeta) -> String {
-    meta.digest.as_ref().map_or_else(|| format!("W/\"{:x}-{:x}\"", meta.stored_ms, meta.len), of_digest)
+    meta.digest
+        .as_ref()
+        .map_or_else(|| format!("W/\"{:x}-{:x}\"", meta.stored_ms, meta.len), of_digest)
 }
 
 /// The strong tag of a body with this SHA-256.
@@ -85,8 +90,13 @@ mod tests {
 
     #[test]
     fn lists_are_read_to_the_first_thing_that_is_no_tag() {
-        let read = |text: &'static str| list(text.as_bytes()).map(|tag| (tag.weak, tag.opaque.to_vec())).collect::<Vec<_>>();
-        assert_eq!(read(r#""a", W/"b",,"""#), [(false, b"a".to_vec()), (true, b"b".to_vec()), (false, vec![])]);
+        let read = |text: &'static str| {
+            list(text.as_bytes()).map(|tag| (tag.weak, tag.opaque.to_vec())).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            read(r#""a", W/"b",,"""#),
+            [(false, b"a".to_vec()), (true, b"b".to_vec()), (false, vec![])]
+        );
         assert_eq!(read(r#""a", b, "c""#), [(false, b"a".to_vec())]);
         assert_eq!(read(r#""a b""#), [], "a space is not allowed inside a tag");
         assert_eq!(read(r#"w/"a""#), [], "W/ is case-sensitive");
@@ -97,8 +107,12 @@ mod tests {
     fn a_weak_tag_matches_only_weakly() {
         let strong = EntityTag { weak: false, opaque: b"x" };
         let weak = EntityTag { weak: true, opaque: b"x" };
-        assert!(strong.matches(&strong, Comparison::Strong) && strong.matches(&weak, Comparison::Weak));
-        assert!(!strong.matches(&weak, Comparison::Strong) && !weak.matches(&weak, Comparison::Strong));
+        assert!(
+            strong.matches(&strong, Comparison::Strong) && strong.matches(&weak, Comparison::Weak)
+        );
+        assert!(
+            !strong.matches(&weak, Comparison::Strong) && !weak.matches(&weak, Comparison::Strong)
+        );
     }
 
     #[test]

@@ -85,7 +85,12 @@ const NO_WAY: u8 = 0;
 const NOT_CUT: u8 = 0;
 
 impl Exchange {
-    pub(crate) fn new(node: Arc<NodeState>, worker: usize, clock_ms: Arc<AtomicU64>, encrypted: bool) -> Self {
+    pub(crate) fn new(
+        node: Arc<NodeState>,
+        worker: usize,
+        clock_ms: Arc<AtomicU64>,
+        encrypted: bool,
+    ) -> Self {
         let now_ms = clock_ms.load(Ordering::Relaxed);
         Self {
             node,
@@ -159,7 +164,8 @@ impl Exchange {
         self.body_len.store(len, Ordering::Relaxed);
         self.sent.store(0, Ordering::Relaxed);
         self.cost_ns.store(0, Ordering::Relaxed);
-        let measured = way != ReadPath::Pread && (changed || len >= ALWAYS_MEASURED_BYTES || turn.is_multiple_of(SAMPLE_EVERY));
+        let measured = way != ReadPath::Pread
+            && (changed || len >= ALWAYS_MEASURED_BYTES || turn.is_multiple_of(SAMPLE_EVERY));
         self.measured.store(measured, Ordering::Relaxed);
         if object.is_some() {
             *self.sending.lock() = object;
@@ -205,7 +211,9 @@ impl Exchange {
             return;
         }
         self.settle();
-        self.counters().count_latency(self.node.now_ns().saturating_sub(self.started_ns.load(Ordering::Relaxed)));
+        self.counters().count_latency(
+            self.node.now_ns().saturating_sub(self.started_ns.load(Ordering::Relaxed)),
+        );
         self.enter(Phase::Idle);
     }
 
@@ -280,7 +288,11 @@ impl Exchange {
             Phase::Idle if lasts(since_ms, limits.idle_timeout) => Cut::Idle,
             Phase::Receiving if lasts(since_ms, limits.send_timeout) => Cut::Stalled,
             Phase::Lingering if lasts(since_ms, LINGER) => Cut::Idle,
-            Phase::Handling | Phase::Flushing if stalled_ms != 0 && lasts(stalled_ms, limits.send_timeout) => Cut::Stalled,
+            Phase::Handling | Phase::Flushing
+                if stalled_ms != 0 && lasts(stalled_ms, limits.send_timeout) =>
+            {
+                Cut::Stalled
+            }
             Phase::Handling | Phase::Flushing if self.is_revoked() => Cut::Revoked,
             _ => return,
         };

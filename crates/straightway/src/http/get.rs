@@ -6,7 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{
-    CONTENT_RANGE, CONTENT_TYPE, HeaderMap, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE,
+    CONTENT_RANGE, CONTENT_TYPE, HeaderMap, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    IF_UNMODIFIED_SINCE, RANGE,
 };
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
@@ -33,20 +34,25 @@ enum Plan {
 }
 
 /// Answers GET and HEAD.
-pub(crate) async fn answer(exchange: &Arc<Exchange>, parts: Parts) -> Result<Response<Body>, Problem> {
+pub(crate) async fn answer(
+    exchange: &Arc<Exchange>,
+    parts: Parts,
+) -> Result<Response<Body>, Problem> {
     let Parts { method, uri, mut headers, .. } = parts;
     let key = key::from_target(uri.path(), uri.query()).map_err(bad_key)?;
-    let found = exchange.node().cache.open(&key).await.map_err(|error| Problem::from_cache(&error))?;
+    let found =
+        exchange.node().cache.open(&key).await.map_err(|error| Problem::from_cache(&error))?;
     let object = found.ok_or_else(miss)?;
     let plan = plan(&method, &headers, &object);
     // The request's map becomes the answer's: hyper takes it back afterwards and parses the next request into it.
     headers.clear();
-    let mut response = match send(exchange, &object, plan, method == Method::HEAD, &mut headers).await {
-        Ok(response) => response,
-        // Found damaged after all: to the reader it is not there.
-        Err(CacheError::Corrupt { .. }) => return Err(miss()),
-        Err(error) => return Err(Problem::from_cache(&error)),
-    };
+    let mut response =
+        match send(exchange, &object, plan, method == Method::HEAD, &mut headers).await {
+            Ok(response) => response,
+            // Found damaged after all: to the reader it is not there.
+            Err(CacheError::Corrupt { .. }) => return Err(miss()),
+            Err(error) => return Err(Problem::from_cache(&error)),
+        };
     *response.headers_mut() = headers;
     Ok(response)
 }
@@ -58,11 +64,16 @@ fn miss() -> Problem {
 fn plan(method: &Method, headers: &HeaderMap, object: &Object) -> Plan {
     let (mut conditional, mut ranged) = (false, false);
     for name in headers.keys() {
-        conditional |= name == IF_NONE_MATCH || name == IF_MODIFIED_SINCE || name == IF_MATCH || name == IF_UNMODIFIED_SINCE;
+        conditional |= name == IF_NONE_MATCH
+            || name == IF_MODIFIED_SINCE
+            || name == IF_MATCH
+            || name == IF_UNMODIFIED_SINCE;
         ranged |= name == RANGE;
     }
     if conditional {
-        match head::of(object, |head| conditional::evaluate(Action::Read, headers, Some(head.current()))) {
+        match head::of(object, |head| {
+            conditional::evaluate(Action::Read, headers, Some(head.current()))
+        }) {
             Outcome::Proceed => {}
             Outcome::NotModified => return Plan::NotModified,
             Outcome::Failed => return Plan::Failed,
@@ -75,7 +86,9 @@ fn plan(method: &Method, headers: &HeaderMap, object: &Object) -> Plan {
     let Some(value) = only(headers, &RANGE) else { return Plan::Whole };
     if headers.contains_key(IF_RANGE) {
         let applies = only(headers, &IF_RANGE).is_some_and(|condition| {
-            head::of(object, |head| conditional::range_applies(condition.as_bytes(), head.current()))
+            head::of(object, |head| {
+                conditional::range_applies(condition.as_bytes(), head.current())
+            })
         });
         if !applies {
             return Plan::Whole;
@@ -129,7 +142,8 @@ async fn send(
             let boundary = exchange.node().next_boundary();
             let body = several(exchange, object, &ranges, &boundary);
             head::of(object, |head| whole(head, headers, now_ms));
-            headers.insert(CONTENT_TYPE, text(format!("multipart/byteranges; boundary={boundary}")));
+            headers
+                .insert(CONTENT_TYPE, text(format!("multipart/byteranges; boundary={boundary}")));
             (StatusCode::PARTIAL_CONTENT, body)
         }
         Plan::NotModified => {
@@ -138,7 +152,8 @@ async fn send(
         }
         Plan::Failed => return Ok(refuse(Problem::precondition(), headers)),
         Plan::Unsatisfiable => {
-            let detail = format!("the object has {len} bytes and none of the ranges lies inside it");
+            let detail =
+                format!("the object has {len} bytes and none of the ranges lies inside it");
             let problem = Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, detail);
             let response = refuse(problem, headers);
             headers.insert(CONTENT_RANGE, text(format!("bytes */{len}")));
@@ -162,29 +177,50 @@ fn refuse(problem: Problem, headers: &mut HeaderMap) -> Response<Body> {
 }
 
 /// The body of one range, with its first bytes ready to go.
-async fn single(exchange: &Arc<Exchange>, object: &Object, range: Range<u64>) -> Result<Body, CacheError> {
+async fn single(
+    exchange: &Arc<Exchange>,
+    object: &Object,
+    range: Range<u64>,
+) -> Result<Body, CacheError> {
     let len = range.end - range.start;
     let Some((way, mapped)) = way_out(exchange, object, len) else {
         exchange.start_body(ReadPath::Pread, len, None);
         if len <= COPY_BYTES {
             return Ok(Body::Once(object.read(range).await?));
         }
-        return Ok(Body::Object(Box::new(ObjectBody::single(exchange.clone(), object.clone(), None, range))));
+        return Ok(Body::Object(Box::new(ObjectBody::single(
+            exchange.clone(),
+            object.clone(),
+            None,
+            range,
+        ))));
     };
     // Up to this size opening the object has verified it and brought it into memory.
     if object.len() > exchange.node().verify_ahead {
-        object.prepare(range.start..range.end.min(range.start.saturating_add(WINDOW_BYTES))).await?;
+        object
+            .prepare(range.start..range.end.min(range.start.saturating_add(WINDOW_BYTES)))
+            .await?;
     }
     exchange.start_body(way, len, Some(object.clone()));
     let body = match (len <= WINDOW_BYTES, slice(&mapped, &range)) {
         (true, Some(bytes)) => Body::Once(bytes),
-        _ => Body::Object(Box::new(ObjectBody::single(exchange.clone(), object.clone(), Some(mapped), range))),
+        _ => Body::Object(Box::new(ObjectBody::single(
+            exchange.clone(),
+            object.clone(),
+            Some(mapped),
+            range,
+        ))),
     };
     Ok(body)
 }
 
 /// The body of several ranges (RFC 9110 §14.6).
-fn several(exchange: &Arc<Exchange>, object: &Object, ranges: &[Range<u64>], boundary: &str) -> Body {
+fn several(
+    exchange: &Arc<Exchange>,
+    object: &Object,
+    ranges: &[Range<u64>],
+    boundary: &str,
+) -> Body {
     let content_type = head::of(object, |head| head.content_type().clone());
     let mut pieces = VecDeque::with_capacity(2 * ranges.len() + 1);
     for range in ranges {
@@ -199,7 +235,8 @@ fn several(exchange: &Arc<Exchange>, object: &Object, ranges: &[Range<u64>], bou
     }
     pieces.push_back(Piece::Framing(Bytes::from(format!("\r\n--{boundary}--\r\n"))));
     let len = ranges.iter().map(|range| range.end - range.start).sum();
-    let (way, mapped) = way_out(exchange, object, len).map_or((ReadPath::Pread, None), |(way, mapped)| (way, Some(mapped)));
+    let (way, mapped) = way_out(exchange, object, len)
+        .map_or((ReadPath::Pread, None), |(way, mapped)| (way, Some(mapped)));
     exchange.start_body(way, len, mapped.is_some().then(|| object.clone()));
     Body::Object(Box::new(ObjectBody::several(exchange.clone(), object.clone(), mapped, pieces)))
 }

@@ -61,10 +61,15 @@ impl Head {
             version,
             etag: value(etag::of(meta)),
             last_modified: value(format_date(meta.last_modified_ms)),
-            content_type: meta.content_type.as_deref().map_or(OCTET_STREAM, |kind| value(kind.to_owned())),
+            content_type: meta
+                .content_type
+                .as_deref()
+                .map_or(OCTET_STREAM, |kind| value(kind.to_owned())),
             repr_digest: meta.digest.as_ref().map(|bytes| value(digest::format(bytes))),
             length: HeaderValue::from(meta.len),
-            lifetime: meta.expires_ms.map(|end_ms| value(format!("max-age={}", end_ms.saturating_sub(meta.stored_ms) / 1000))),
+            lifetime: meta.expires_ms.map(|end_ms| {
+                value(format!("max-age={}", end_ms.saturating_sub(meta.stored_ms) / 1000))
+            }),
             stored_ms: meta.stored_ms,
             last_modified_ms: meta.last_modified_ms,
             second: u64::MAX,

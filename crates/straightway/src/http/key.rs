@@ -43,7 +43,8 @@ pub enum KeyError {
 /// ```
 pub fn from_target<'a>(path: &'a str, query: Option<&str>) -> Result<Cow<'a, str>, KeyError> {
     let encoded = path.strip_prefix('/').unwrap_or(path);
-    let mut key = if encoded.as_bytes().contains(&b'%') { decode(encoded)? } else { Cow::Borrowed(encoded) };
+    let mut key =
+        if encoded.as_bytes().contains(&b'%') { decode(encoded)? } else { Cow::Borrowed(encoded) };
     if let Some(query) = query {
         let key = key.to_mut();
         key.push('?');
@@ -59,7 +60,9 @@ pub fn from_target<'a>(path: &'a str, query: Option<&str>) -> Result<Cow<'a, str
 
 fn decode(encoded: &str) -> Result<Cow<'_, str>, KeyError> {
     let bytes = encoded.as_bytes();
-    let whole = |at: usize| bytes.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit));
+    let whole = |at: usize| {
+        bytes.get(at + 1..at + 3).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit))
+    };
     if !bytes.iter().enumerate().filter(|(_, byte)| **byte == b'%').all(|(at, _)| whole(at)) {
         return Err(KeyError::Escape);
     }

@@ -1,6 +1,8 @@
 //! Errors as `application/problem+json` (RFC 9457).
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 use straightway_cache::CacheError;
@@ -37,7 +39,10 @@ impl Problem {
 
     /// 412: a precondition of the request does not hold.
     pub fn precondition() -> Self {
-        Self::new(StatusCode::PRECONDITION_FAILED, "a precondition does not hold; look the object up again")
+        Self::new(
+            StatusCode::PRECONDITION_FAILED,
+            "a precondition does not hold; look the object up again",
+        )
     }
 
     /// 401, with the challenge that it needs.
@@ -55,7 +60,8 @@ impl Problem {
 
     /// 503 for a state that passes by itself.
     pub fn busy(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with(RETRY_AFTER, HeaderValue::from_static("1"))
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+            .with(RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
     /// What a cache error means to a client.
@@ -68,10 +74,17 @@ impl Problem {
             CacheError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             CacheError::PreconditionFailed { .. } => return Self::precondition(),
             CacheError::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
-            CacheError::NoSpace { .. } | CacheError::DiskFull { .. } => StatusCode::INSUFFICIENT_STORAGE,
+            CacheError::NoSpace { .. } | CacheError::DiskFull { .. } => {
+                StatusCode::INSUFFICIENT_STORAGE
+            }
             CacheError::Closed | CacheError::Buffer(_) => return Self::busy(error.to_string()),
             // The rest is about files and devices; their names are for the log, not for clients.
-            _ => return Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the cache failed; the node's log says why"),
+            _ => {
+                return Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "the cache failed; the node's log says why",
+                );
+            }
         };
         Self::new(status, error.to_string())
     }
@@ -91,7 +104,12 @@ impl Problem {
     /// The answer itself.
     pub fn into_response<B: From<Bytes>>(self) -> Response<B> {
         let title = self.status.canonical_reason().unwrap_or("Error");
-        let document = Document { r#type: "about:blank", title, status: self.status.as_u16(), detail: &self.detail };
+        let document = Document {
+            r#type: "about:blank",
+            title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+        };
         let body = serde_json::to_vec(&document).unwrap_or_default();
         let mut response = Response::new(B::from(Bytes::from(body)));
         *response.status_mut() = self.status;
@@ -115,11 +133,18 @@ mod tests {
         let too_large = Problem::from_cache(&CacheError::TooLarge { len: 9, limit: 4 });
         assert_eq!(too_large.status(), StatusCode::PAYLOAD_TOO_LARGE);
         assert!(too_large.detail.contains('9') && too_large.detail.contains('4'));
-        let io = CacheError::Io { what: "reading", path: "/secret".into(), source: std::io::ErrorKind::Other.into() };
+        let io = CacheError::Io {
+            what: "reading",
+            path: "/secret".into(),
+            source: std::io::ErrorKind::Other.into(),
+        };
         let hidden = Problem::from_cache(&io);
         assert_eq!(hidden.status(), StatusCode::INTERNAL_SERVER_ERROR);
         assert!(!hidden.detail.contains("secret"));
-        assert_eq!(Problem::from_cache(&CacheError::NoSpace { len: 1 }).status(), StatusCode::INSUFFICIENT_STORAGE);
+        assert_eq!(
+            Problem::from_cache(&CacheError::NoSpace { len: 1 }).status(),
+            StatusCode::INSUFFICIENT_STORAGE
+        );
     }
 
     #[test]

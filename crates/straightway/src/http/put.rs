@@ -3,8 +3,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{
-    CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_MATCH, IF_NONE_MATCH,
-    IF_UNMODIFIED_SINCE,
+    CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap,
+    IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE,
 };
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
@@ -25,7 +25,11 @@ use crate::counters::bump;
 const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
 
 /// Answers PUT.
-pub(crate) async fn answer(exchange: &Arc<Exchange>, parts: Parts, body: Incoming) -> Result<Response<Body>, Problem> {
+pub(crate) async fn answer(
+    exchange: &Arc<Exchange>,
+    parts: Parts,
+    body: Incoming,
+) -> Result<Response<Body>, Problem> {
     let mut upload = Upload { ended: body.is_end_stream(), body };
     let result = store(exchange, &parts, &mut upload).await;
     if upload.ended {
@@ -45,7 +49,11 @@ struct Upload {
     ended: bool,
 }
 
-async fn store(exchange: &Arc<Exchange>, parts: &Parts, upload: &mut Upload) -> Result<Response<Body>, Problem> {
+async fn store(
+    exchange: &Arc<Exchange>,
+    parts: &Parts,
+    upload: &mut Upload,
+) -> Result<Response<Body>, Problem> {
     let headers = &parts.headers;
     require_token(exchange.node(), headers)?;
     let key = key::from_target(parts.uri.path(), parts.uri.query()).map_err(bad_key)?;
@@ -68,13 +76,19 @@ async fn store(exchange: &Arc<Exchange>, parts: &Parts, upload: &mut Upload) -> 
     }
     match writer.finish(Some(digest)).await {
         Ok(stored) => Ok(created(&stored, &digest)),
-        Err(CacheError::PreconditionFailed { .. }) if guarded => Err(judge_again(exchange, headers, &key).await),
+        Err(CacheError::PreconditionFailed { .. }) if guarded => {
+            Err(judge_again(exchange, headers, &key).await)
+        }
         Err(error) => Err(cache_error(error)),
     }
 }
 
 /// Streams the body into the writer; its SHA-256 is the result.
-async fn take_in(exchange: &Arc<Exchange>, upload: &mut Upload, writer: &mut ObjectWriter) -> Result<[u8; 32], Problem> {
+async fn take_in(
+    exchange: &Arc<Exchange>,
+    upload: &mut Upload,
+    writer: &mut ObjectWriter,
+) -> Result<[u8; 32], Problem> {
     let mut hasher = Sha256::new();
     loop {
         exchange.enter(Phase::Receiving);
@@ -86,7 +100,10 @@ async fn take_in(exchange: &Arc<Exchange>, upload: &mut Upload, writer: &mut Obj
         };
         let frame = frame.map_err(|error| {
             tracing::debug!(%error, received = writer.written(), "a body broke off");
-            bad_request(format!("the body broke off after {} bytes; nothing was stored", writer.written()))
+            bad_request(format!(
+                "the body broke off after {} bytes; nothing was stored",
+                writer.written()
+            ))
         })?;
         // Trailers say nothing that is stored.
         let Ok(chunk) = frame.into_data() else { continue };
@@ -98,7 +115,8 @@ async fn take_in(exchange: &Arc<Exchange>, upload: &mut Upload, writer: &mut Obj
 
 fn created(stored: &Stored, digest: &[u8; 32]) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
-    *response.status_mut() = if stored.replaced { StatusCode::NO_CONTENT } else { StatusCode::CREATED };
+    *response.status_mut() =
+        if stored.replaced { StatusCode::NO_CONTENT } else { StatusCode::CREATED };
     if let Ok(tag) = HeaderValue::try_from(etag::of_digest(digest)) {
         response.headers_mut().insert(ETAG, tag);
     }
@@ -107,19 +125,28 @@ fn created(stored: &Stored, digest: &[u8; 32]) -> Response<Body> {
 
 /// The conditions of the request, as the cache can check them at the moment of storing; refused here when they do not
 /// hold already, before the body is read.
-async fn expectation(exchange: &Arc<Exchange>, headers: &HeaderMap, key: &str) -> Result<Expect, Problem> {
-    let conditional = [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE].iter().any(|name| headers.contains_key(name));
+async fn expectation(
+    exchange: &Arc<Exchange>,
+    headers: &HeaderMap,
+    key: &str,
+) -> Result<Expect, Problem> {
+    let conditional = [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE]
+        .iter()
+        .any(|name| headers.contains_key(name));
     if !conditional {
         return Ok(Expect::Any);
     }
-    let object = exchange.node().cache.open(key).await.map_err(|error| Problem::from_cache(&error))?;
+    let object =
+        exchange.node().cache.open(key).await.map_err(|error| Problem::from_cache(&error))?;
     let tag = object.as_ref().map(|object| etag::of(object.meta()));
     let current = object.as_ref().zip(tag.as_ref()).map(|(object, tag)| Current {
         etag: tag.as_bytes(),
         last_modified_ms: object.meta().last_modified_ms,
     });
     match conditional::evaluate(Action::Change, headers, current) {
-        Outcome::Proceed => Ok(object.map_or(Expect::Absent, |object| Expect::Version(object.version()))),
+        Outcome::Proceed => {
+            Ok(object.map_or(Expect::Absent, |object| Expect::Version(object.version())))
+        }
         Outcome::NotModified | Outcome::Failed => Err(Problem::precondition()),
     }
 }
@@ -128,7 +155,9 @@ async fn expectation(exchange: &Arc<Exchange>, headers: &HeaderMap, key: &str) -
 /// cache moved it on disk while the body came in, and the client's request was right and may simply be sent again.
 async fn judge_again(exchange: &Arc<Exchange>, headers: &HeaderMap, key: &str) -> Problem {
     match expectation(exchange, headers, key).await {
-        Ok(_) => Problem::busy("the object was moved while the body came in; nothing was stored, send it again"),
+        Ok(_) => Problem::busy(
+            "the object was moved while the body came in; nothing was stored, send it again",
+        ),
         Err(problem) => problem,
     }
 }
@@ -164,7 +193,9 @@ fn lifetime(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
                 None => (directive, &[][..]),
             };
             if name.eq_ignore_ascii_case(b"no-store") {
-                return Err(bad_request("Cache-Control: no-store asks not to store what PUT asks to store"));
+                return Err(bad_request(
+                    "Cache-Control: no-store asks not to store what PUT asks to store",
+                ));
             } else if name.eq_ignore_ascii_case(b"s-maxage") {
                 shared = Some(delta_seconds(argument)?);
             } else if name.eq_ignore_ascii_case(b"max-age") {
@@ -177,11 +208,14 @@ fn lifetime(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
 
 /// Seconds, with or without quotes; more than 2^31 counts as 2^31 (RFC 9111 §1.2.2).
 fn delta_seconds(argument: &[u8]) -> Result<Duration, Problem> {
-    let digits = argument.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(argument);
+    let digits =
+        argument.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(argument);
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(bad_request("max-age is not a number of seconds"));
     }
-    let seconds = digits.iter().fold(0_u64, |sum, digit| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
+    let seconds = digits
+        .iter()
+        .fold(0_u64, |sum, digit| sum.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
     Ok(Duration::from_secs(seconds.min(1 << 31)))
 }
 
@@ -189,7 +223,9 @@ fn tags(headers: &HeaderMap) -> Result<Vec<String>, Problem> {
     let mut tags = Vec::new();
     for value in headers.get_all(CACHE_TAG) {
         let text = value.to_str().map_err(|_| bad_request("Cache-Tag is not ASCII"))?;
-        tags.extend(text.split(',').map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned));
+        tags.extend(
+            text.split(',').map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned),
+        );
     }
     Ok(tags)
 }
@@ -208,7 +244,8 @@ mod tests {
 
     #[test]
     fn lifetimes_come_from_the_most_specific_directive() {
-        let seconds = |value| lifetime(&cache_control(value)).ok().flatten().map(|ttl| ttl.as_secs());
+        let seconds =
+            |value| lifetime(&cache_control(value)).ok().flatten().map(|ttl| ttl.as_secs());
         assert_eq!(seconds("max-age=60"), Some(60));
         assert_eq!(seconds("public, Max-Age=\"60\", S-MaxAge=5"), Some(5));
         assert_eq!(seconds("max-age=99999999999999999999999"), Some(1 << 31));

@@ -87,7 +87,9 @@ fn resolve(spec: &[u8], len: u64) -> Resolved {
         (Some(Position::Absent), Some(Position::At(suffix))) if suffix > 0 && len > 0 => {
             Resolved::Inside(len.saturating_sub(suffix)..len)
         }
-        (Some(Position::At(_)), Some(_)) | (Some(Position::Absent), Some(Position::At(_))) => Resolved::Outside,
+        (Some(Position::At(_)), Some(_)) | (Some(Position::Absent), Some(Position::At(_))) => {
+            Resolved::Outside
+        }
         _ => Resolved::Invalid,
     }
 }
@@ -118,7 +120,9 @@ fn merge(ranges: &mut Vec<Range<u64>>, mut new: Range<u64>) {
     let mut at = 0;
     while at < ranges.len() {
         let old = &ranges[at];
-        if new.start <= old.end.saturating_add(MERGE_GAP) && old.start <= new.end.saturating_add(MERGE_GAP) {
+        if new.start <= old.end.saturating_add(MERGE_GAP)
+            && old.start <= new.end.saturating_add(MERGE_GAP)
+        {
             new = new.start.min(old.start)..new.end.max(old.end);
             ranges.remove(at);
             place = Some(place.map_or(at, |place: usize| place.min(at)));
@@ -136,5 +140,7 @@ fn asks_only_for_suffixes(set: &[u8]) -> bool {
     set.split(|byte| *byte == b',')
         .map(<[u8]>::trim_ascii)
         .filter(|element| !element.is_empty())
-        .all(|element| element.starts_with(b"-") && element.iter().any(|byte| matches!(byte, b'1'..=b'9')))
+        .all(|element| {
+            element.starts_with(b"-") && element.iter().any(|byte| matches!(byte, b'1'..=b'9'))
+        })
 }

@@ -16,7 +16,10 @@ use super::{delete, get, put};
 const ALLOW: &str = "GET, HEAD, PUT, DELETE";
 
 /// Answers one request. Errors become answers, so that this never fails.
-pub(crate) async fn handle(exchange: Arc<Exchange>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+pub(crate) async fn handle(
+    exchange: Arc<Exchange>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
     exchange.start_request();
     let (parts, body) = request.into_parts();
     let method = parts.method.clone();

@@ -36,12 +36,17 @@ pub(super) fn builder() -> Builder {
 }
 
 /// Answers requests until the client or a time limit ends the connection, or the node drains.
-pub(super) async fn serve<T: Transport>(builder: &Builder, transport: T, exchange: Arc<Exchange>) -> Option<Cut> {
+pub(super) async fn serve<T: Transport>(
+    builder: &Builder,
+    transport: T,
+    exchange: Arc<Exchange>,
+) -> Option<Cut> {
     let service = {
         let exchange = exchange.clone();
         service_fn(move |request| route::handle(exchange.clone(), request))
     };
-    let mut connection = pin!(builder.serve_connection(Socket::new(transport, exchange.clone()), service));
+    let mut connection =
+        pin!(builder.serve_connection(Socket::new(transport, exchange.clone()), service));
     let mut registered = false;
     let mut draining = false;
     poll_fn(|cx| {

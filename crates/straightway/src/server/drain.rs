@@ -13,7 +13,10 @@ pub(crate) struct Signals {
 impl Signals {
     /// Puts the handlers in place.
     pub(crate) fn install() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     /// The name of the next signal.

@@ -58,13 +58,19 @@ async fn next(listener: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<Ac
 }
 
 /// Gives the connection to the thread whose turn it is, or the next one with room; waits when all are behind.
-async fn hand_out(workers: &[mpsc::Sender<Accepted>], turn: usize, mut accepted: Accepted) -> usize {
+async fn hand_out(
+    workers: &[mpsc::Sender<Accepted>],
+    turn: usize,
+    mut accepted: Accepted,
+) -> usize {
     let count = workers.len().max(1);
     for offset in 0..count {
         let index = (turn + offset) % count;
         match workers[index].try_send(accepted) {
             Ok(()) => return index + 1,
-            Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => accepted = back,
+            Err(
+                mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back),
+            ) => accepted = back,
         }
     }
     // A closed queue means that the node is stopping: the connection is dropped.
@@ -76,6 +82,8 @@ async fn hand_out(workers: &[mpsc::Sender<Accepted>], turn: usize, mut accepted:
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
     )
 }

@@ -42,11 +42,18 @@ impl DataServer {
         let workers = (0..threads.max(1))
             .map(|index| Worker::start(index, node.clone(), tls.cloned(), stopped.clone()))
             .collect::<io::Result<Vec<_>>>()?;
-        let queues: Arc<[mpsc::Sender<Accepted>]> = workers.iter().map(|worker| worker.queue.clone()).collect();
-        let permits = Arc::new(Semaphore::new(node.limits.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
+        let queues: Arc<[mpsc::Sender<Accepted>]> =
+            workers.iter().map(|worker| worker.queue.clone()).collect();
+        let permits =
+            Arc::new(Semaphore::new(node.limits.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
         let mut acceptors = JoinSet::new();
         for listener in listeners {
-            acceptors.spawn(listen::accept(listener, queues.clone(), permits.clone(), stopped.clone()));
+            acceptors.spawn(listen::accept(
+                listener,
+                queues.clone(),
+                permits.clone(),
+                stopped.clone(),
+            ));
         }
         Ok(Self { node: node.clone(), stop, acceptors, workers })
     }
@@ -64,7 +71,10 @@ impl DataServer {
         };
         tokio::pin!(finished);
         if tokio::time::timeout(self.node.limits.drain_timeout, &mut finished).await.is_err() {
-            tracing::warn!(open = self.node.http_stats().connections_open(), "requests were cut off at the drain limit");
+            tracing::warn!(
+                open = self.node.http_stats().connections_open(),
+                "requests were cut off at the drain limit"
+            );
             let _ = self.stop.send(Stop::Now);
             finished.await;
         }

@@ -74,7 +74,12 @@ impl<T: Transport> Socket<T> {
     }
 
     /// Sends the slices in order, the mapped ones by `sendfile`. Stops at the first that does not go out whole.
-    fn poll_send_split(&self, tcp: &TcpStream, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_send_split(
+        &self,
+        tcp: &TcpStream,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let cache = &self.exchange.node().cache;
         let mut sent = 0;
         let mut at = 0;
@@ -89,7 +94,10 @@ impl<T: Transport> Socket<T> {
                     at += 1;
                 }
                 let run = &slices[start..at];
-                (run.iter().map(|slice| slice.len()).sum(), poll_sendmsg(tcp, cx, run, at < slices.len()))
+                (
+                    run.iter().map(|slice| slice.len()).sum(),
+                    poll_sendmsg(tcp, cx, run, at < slices.len()),
+                )
             };
             match result {
                 Poll::Ready(Ok(bytes)) => {
@@ -106,7 +114,12 @@ impl<T: Transport> Socket<T> {
         Poll::Ready(Ok(sent))
     }
 
-    fn poll_sendfile(&self, tcp: &TcpStream, cx: &mut Context<'_>, range: FileRange) -> Poll<io::Result<usize>> {
+    fn poll_sendfile(
+        &self,
+        tcp: &TcpStream,
+        cx: &mut Context<'_>,
+        range: FileRange,
+    ) -> Poll<io::Result<usize>> {
         let cache = &self.exchange.node().cache;
         poll_writable(tcp, cx, || cache.try_sendfile(std::os::fd::AsFd::as_fd(tcp), range))
     }
@@ -129,9 +142,16 @@ impl<T: Transport> Socket<T> {
 }
 
 /// Sends slices that are not mapped. `more`: others follow at once, so that the kernel does not send a short packet.
-fn poll_sendmsg(tcp: &TcpStream, cx: &mut Context<'_>, slices: &[IoSlice<'_>], more: bool) -> Poll<io::Result<usize>> {
+fn poll_sendmsg(
+    tcp: &TcpStream,
+    cx: &mut Context<'_>,
+    slices: &[IoSlice<'_>],
+    more: bool,
+) -> Poll<io::Result<usize>> {
     let flags = if more { SendFlags::NOSIGNAL | FLAG_MORE } else { SendFlags::NOSIGNAL };
-    poll_writable(tcp, cx, || Ok(rustix::net::sendmsg(tcp, slices, &mut SendAncillaryBuffer::default(), flags)?))
+    poll_writable(tcp, cx, || {
+        Ok(rustix::net::sendmsg(tcp, slices, &mut SendAncillaryBuffer::default(), flags)?)
+    })
 }
 
 #[cfg(target_os = "linux")]
@@ -140,18 +160,30 @@ const FLAG_MORE: SendFlags = SendFlags::MORE;
 const FLAG_MORE: SendFlags = SendFlags::empty();
 
 /// Runs a system call when the socket takes bytes; when it would block after all, waits for the next time it does.
-fn poll_writable(tcp: &TcpStream, cx: &mut Context<'_>, call: impl Fn() -> io::Result<usize>) -> Poll<io::Result<usize>> {
+fn poll_writable(
+    tcp: &TcpStream,
+    cx: &mut Context<'_>,
+    call: impl Fn() -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
     loop {
         ready!(tcp.poll_write_ready(cx))?;
         match tcp.try_io(Interest::WRITABLE, &call) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
             result => return Poll::Ready(result),
         }
     }
 }
 
 impl<T: Transport> Write for Socket<T> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
@@ -159,15 +191,22 @@ impl<T: Transport> Write for Socket<T> {
         true
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.inspect(slices)?;
         let started = this.exchange.is_measured().then(Instant::now);
         let result = match this.io.inner().bare() {
-            Some(tcp) if this.exchange.way() == Some(ReadPath::Sendfile) => this.poll_send_split(tcp, cx, slices),
+            Some(tcp) if this.exchange.way() == Some(ReadPath::Sendfile) => {
+                this.poll_send_split(tcp, cx, slices)
+            }
             _ => Pin::new(&mut this.io).poll_write_vectored(cx, slices),
         };
-        let cost_ns = started.map_or(0, |started| u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        let cost_ns = started
+            .map_or(0, |started| u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
         match &result {
             Poll::Ready(Ok(bytes)) => this.exchange.sent(*bytes, cost_ns),
             Poll::Ready(Err(error)) => tracing::debug!(%error, "a connection refused bytes"),
@@ -213,7 +252,11 @@ impl<T: Transport> Write for Socket<T> {
 }
 
 impl<T: Transport> Read for Socket<T> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.io).poll_read(cx, buffer);
         if let Poll::Ready(Ok(())) = result {
@@ -227,7 +270,8 @@ impl<T: Transport> Drop for Socket<T> {
     fn drop(&mut self) {
         // A client that does not read leaves megabytes in the kernel; a reset gives them back at once.
         if matches!(self.exchange.cut(), Some(Cut::Stalled | Cut::Revoked))
-            && let Err(error) = rustix::net::sockopt::set_socket_linger(self.io.inner().tcp(), Some(Duration::ZERO))
+            && let Err(error) =
+                rustix::net::sockopt::set_socket_linger(self.io.inner().tcp(), Some(Duration::ZERO))
         {
             tracing::debug!(%error, "a stuck connection could not be reset");
         }

@@ -29,7 +29,9 @@ pub enum TlsError {
         source: rustls_pki_types::pem::Error,
     },
     /// Certificate and key do not make a working pair.
-    #[error("the certificate and the key cannot be used together; check that they belong to each other")]
+    #[error(
+        "the certificate and the key cannot be used together; check that they belong to each other"
+    )]
     Pair(#[source] rustls::Error),
 }
 
@@ -37,10 +39,23 @@ pub enum TlsError {
 pub(crate) fn acceptor(paths: &TlsPaths) -> Result<TlsAcceptor, TlsError> {
     let chain = CertificateDer::pem_file_iter(&paths.cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .and_then(|chain| if chain.is_empty() { Err(rustls_pki_types::pem::Error::NoItemsFound) } else { Ok(chain) })
-        .map_err(|source| TlsError::Pem { what: "certificate", path: paths.cert.clone(), source })?;
-    let key = PrivateKeyDer::from_pem_file(&paths.key)
-        .map_err(|source| TlsError::Pem { what: "private key", path: paths.key.clone(), source })?;
+        .and_then(|chain| {
+            if chain.is_empty() {
+                Err(rustls_pki_types::pem::Error::NoItemsFound)
+            } else {
+                Ok(chain)
+            }
+        })
+        .map_err(|source| TlsError::Pem {
+            what: "certificate",
+            path: paths.cert.clone(),
+            source,
+        })?;
+    let key = PrivateKeyDer::from_pem_file(&paths.key).map_err(|source| TlsError::Pem {
+        what: "private key",
+        path: paths.key.clone(),
+        source,
+    })?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Pair)?
@@ -50,4 +65,3 @@ pub(crate) fn acceptor(paths: &TlsPaths) -> Result<TlsAcceptor, TlsError> {
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
-

@@ -91,7 +91,11 @@ struct Pool {
     emptied: tokio::sync::Notify,
 }
 
-async fn run(pool: Arc<Pool>, mut incoming: mpsc::Receiver<Accepted>, mut stop: watch::Receiver<Stop>) {
+async fn run(
+    pool: Arc<Pool>,
+    mut incoming: mpsc::Receiver<Accepted>,
+    mut stop: watch::Receiver<Stop>,
+) {
     let sweep = tokio::spawn(sweep(pool.clone()));
     loop {
         tokio::select! {
@@ -138,7 +142,8 @@ async fn sweep(pool: Arc<Pool>) {
     loop {
         ticks.tick().await;
         // Starts at 1: 0 means "never" where times are kept.
-        let now_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+        let now_ms =
+            u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX).saturating_add(1);
         pool.clock_ms.store(now_ms, Ordering::Relaxed);
         for exchange in pool.open.lock().values() {
             exchange.check(now_ms, period_ms);
@@ -175,7 +180,12 @@ impl Pool {
             return;
         }
         let encrypted = self.tls.is_some();
-        let exchange = Arc::new(Exchange::new(self.node.clone(), self.index, self.clock_ms.clone(), encrypted));
+        let exchange = Arc::new(Exchange::new(
+            self.node.clone(),
+            self.index,
+            self.clock_ms.clone(),
+            encrypted,
+        ));
         let entry = Entry::new(self.clone(), exchange.clone(), permit);
         tokio::spawn(async move {
             entry.pool.drive(stream, exchange).await;

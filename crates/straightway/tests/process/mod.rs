@@ -38,7 +38,9 @@ impl Node {
             if line == "READY" {
                 let address = |what: &str| {
                     lines.iter().find(|l: &&String| l.contains(what)).and_then(|l| {
-                        l.split_whitespace().find_map(|word| word.strip_prefix("http://")).and_then(|a| a.trim_end_matches('/').parse().ok())
+                        l.split_whitespace()
+                            .find_map(|word| word.strip_prefix("http://"))
+                            .and_then(|a| a.trim_end_matches('/').parse().ok())
                     })
                 };
                 let data = address("data").ok_or(io::ErrorKind::InvalidData)?;
@@ -59,9 +61,11 @@ impl Node {
 
     /// Anonymous resident memory in bytes (what mapped page cache is not part of).
     pub fn anonymous_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("/proc");
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("/proc");
         let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("RssAnon");
-        let kib: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number");
+        let kib: u64 =
+            line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number");
         kib * 1024
     }
 
@@ -116,7 +120,13 @@ impl Client {
         self.request("DELETE", path, &[], None).map(|a| a.status)
     }
 
-    pub fn request(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> io::Result<Answer> {
+    pub fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> io::Result<Answer> {
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: node\r\n");
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
@@ -139,7 +149,11 @@ impl Client {
         if self.stream.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let status = line.split(' ').nth(1).and_then(|s| s.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+        let status = line
+            .split(' ')
+            .nth(1)
+            .and_then(|s| s.parse().ok())
+            .ok_or(io::ErrorKind::InvalidData)?;
         let mut headers = Vec::new();
         loop {
             let mut line = String::new();
@@ -161,7 +175,10 @@ impl Client {
         if method == "HEAD" || answer.status == 204 || answer.status == 304 {
             return Ok(answer);
         }
-        let len: usize = answer.header("content-length").and_then(|l| l.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+        let len: usize = answer
+            .header("content-length")
+            .and_then(|l| l.parse().ok())
+            .ok_or(io::ErrorKind::InvalidData)?;
         answer.body.resize(len, 0);
         self.stream.read_exact(&mut answer.body)?;
         Ok(answer)

@@ -167,7 +167,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Client<T> {
     }
 
     pub async fn put(&mut self, key: &str, headers: &str, body: &[u8]) -> Reply {
-        self.send(format!("PUT /{key} HTTP/1.1\r\nhost: t\r\ncontent-length: {}\r\n{headers}\r\n", body.len())).await;
+        self.send(format!(
+            "PUT /{key} HTTP/1.1\r\nhost: t\r\ncontent-length: {}\r\n{headers}\r\n",
+            body.len()
+        ))
+        .await;
         self.send(body).await;
         self.reply().await
     }
