@@ -60,7 +60,7 @@ async fn what_does_not_finish_in_time_is_cut_off() {
 #[tokio::test]
 async fn readiness_ends_when_draining_begins() {
     let node = TestNode::start_with(|settings: &mut NodeSettings| {
-        settings.drain_timeout = Duration::from_secs(20)
+        settings.drain_timeout = Duration::from_secs(20);
     })
     .await;
     let mut busy = node.client().await;

@@ -31,7 +31,7 @@ fn a_slow_reader_gets_the_right_bytes_while_eviction_laps_the_cache() {
         let mut reader = node.client();
         let mut request = String::from("GET /slow HTTP/1.1\r\nhost: node\r\n");
         for (name, value) in headers {
-            request += &format!("{name}: {value}\r\n");
+            request.extend([name, ": ", value, "\r\n"]);
         }
         std::io::Write::write_all(reader.stream.get_mut(), format!("{request}\r\n").as_bytes())
             .expect("sent");

@@ -91,13 +91,8 @@ impl Query {
                 .map_err(|_| bad("a value is not UTF-8"))?;
             match name {
                 "prefix" => parsed.prefix = value.into_owned(),
-                "limit" => {
-                    parsed.limit =
-                        value.parse::<usize>().map_err(|_| bad("limit is not a number"))?
-                }
-                "cursor" => {
-                    parsed.cursor = value.parse().map_err(|_| bad("cursor is not a number"))?
-                }
+                "limit" => parsed.limit = number(name, &value)?,
+                "cursor" => parsed.cursor = number(name, &value)?,
                 _ => {
                     return Err(bad(format!(
                         "{name:?} is not known here; use prefix, limit and cursor"
@@ -108,6 +103,10 @@ impl Query {
         parsed.limit = parsed.limit.clamp(1, MAX_LIMIT);
         Ok(parsed)
     }
+}
+
+fn number<N: std::str::FromStr>(name: &str, value: &str) -> Result<N, Problem> {
+    value.parse().map_err(|_| bad(format!("{name} is not a number")))
 }
 
 fn bad(detail: impl Into<String>) -> Problem {
