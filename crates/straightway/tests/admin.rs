@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 mod support;
 
-use straightway::admin::table::{CACHE, HTTP, Kind, POOL, ZERO_COPY};
+use straightway::admin::table::{CACHE, COPIES, HTTP, Kind, POOL, Stat, ZERO_COPY};
+use straightway::buffer::{CopyStats, PoolStats};
+use straightway::cache::{CacheStats, ZeroCopyStats};
 use straightway::config::settings::Secret;
 use support::{Client, TestNode, mapped, pattern};
 use tokio::net::TcpStream;
@@ -78,6 +80,7 @@ async fn every_statistic_is_a_metric() {
         CACHE.iter().map(|stat| name("cache", stat.name, stat.kind)).collect();
     names.extend(ZERO_COPY.iter().map(|stat| name("zero_copy", stat.name, stat.kind)));
     names.extend(POOL.iter().map(|stat| name("pool", stat.name, stat.kind)));
+    names.extend(COPIES.iter().map(|stat| name("copies", stat.name, stat.kind)));
     names.extend(HTTP.iter().map(|stat| name("http", stat.name, stat.kind)));
     for name in names {
         assert!(text.lines().any(|line| line.starts_with(&name)), "{name} is missing");
@@ -188,4 +191,32 @@ async fn health_and_index_and_what_does_not_exist() {
     refused.assert_problem(405);
     assert_eq!(refused.header("allow"), Some("GET, HEAD"));
     node.stop().await;
+}
+
+/// The fields of a statistics type, as `Debug` names them.
+fn fields(stats: &impl std::fmt::Debug) -> Vec<String> {
+    let text = format!("{stats:#?}");
+    let names = text.lines().filter_map(|line| line.trim().split_once(": "));
+    names.map(|(name, _)| name.to_owned()).collect()
+}
+
+fn names<S>(table: &[Stat<S>]) -> Vec<&str> {
+    table.iter().map(|stat| stat.name).collect()
+}
+
+#[test]
+fn no_statistic_is_missing_from_the_table() {
+    assert_eq!(fields(&ZeroCopyStats::default()).len(), 13, "the fields are found");
+    for field in fields(&CacheStats::default()) {
+        assert!(names(CACHE).contains(&field.as_str()), "CacheStats::{field}");
+    }
+    for field in fields(&ZeroCopyStats::default()) {
+        assert!(names(ZERO_COPY).contains(&field.as_str()), "ZeroCopyStats::{field}");
+    }
+    for field in fields(&PoolStats::default()) {
+        assert!(names(POOL).contains(&field.as_str()), "PoolStats::{field}");
+    }
+    for field in fields(&CopyStats::default()) {
+        assert!(names(COPIES).contains(&field.as_str()), "CopyStats::{field}");
+    }
 }

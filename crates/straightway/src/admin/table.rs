@@ -2,9 +2,9 @@
 //!
 //! `/metrics`, `/api/stats` and the table in the documentation are all made from it, so that a number cannot exist in one
 //! of them and be missing, or mean something else, in another.
-use serde_json::{Map, Value};
-use straightway_buffer::PoolStats;
-use straightway_cache::{CacheStats, ZeroCopyStats};
+use serde_json::{Map, Value, json};
+use straightway_buffer::{CopyStats, PoolStats};
+use straightway_cache::{CacheInfo, CacheStats, ZeroCopyStats};
 
 use crate::counters::HttpStats;
 use crate::state::NodeState;
@@ -88,6 +88,15 @@ pub const POOL: &[Stat<PoolStats>] = stats! {
     Gauge high_water_bytes "bytes" "Most memory ever kept for reuse." |s| s.high_water_bytes;
 };
 
+/// Bytes copied in user space, by reason: group `copies`.
+pub const COPIES: &[Stat<CopyStats>] = stats! {
+    Counter ingest "bytes" "Bodies copied into the aligned buffers that go to the device." |s| s.ingest;
+    Counter small_read "bytes" "Objects copied out of the file." |s| s.small_read;
+    Counter checksums "bytes" "Checksums copied behind a body." |s| s.checksums;
+    Counter relocate "bytes" "Objects copied to another place on the device." |s| s.relocate;
+    Counter encrypt "bytes" "Objects copied into memory that encryption may read." |s| s.encrypt;
+};
+
 /// Statistics of the data listeners: group `http`. Requests by method and status and the latency histogram stand beside them.
 pub const HTTP: &[Stat<HttpStats>] = stats! {
     Gauge connections_open "" "Connections that are open." HttpStats::connections_open;
@@ -110,6 +119,8 @@ pub(crate) struct Snapshot {
     pub(crate) cache: CacheStats,
     pub(crate) zero_copy: ZeroCopyStats,
     pub(crate) pools: Vec<(String, PoolStats)>,
+    pub(crate) copies: CopyStats,
+    pub(crate) info: CacheInfo,
     pub(crate) http: HttpStats,
     pub(crate) uptime_s: f64,
 }
@@ -121,6 +132,8 @@ impl Snapshot {
             cache: node.cache().stats(),
             zero_copy: node.cache().zero_copy_stats().await,
             pools: vec![(pool.name().to_owned(), pool.stats())],
+            copies: straightway_buffer::copied(),
+            info: node.cache().info().clone(),
             http: node.http_stats(),
             uptime_s: node.uptime().as_secs_f64(),
         }
@@ -139,10 +152,29 @@ impl Snapshot {
         document.insert("cache".into(), Value::Object(group(CACHE, &self.cache)));
         document.insert("zero_copy".into(), Value::Object(group(ZERO_COPY, &self.zero_copy)));
         document.insert("pools".into(), Value::Object(pools.collect()));
+        document.insert("copies".into(), Value::Object(group(COPIES, &self.copies)));
+        document.insert("info".into(), info(&self.info));
         document.insert("http".into(), Value::Object(http));
         document.insert("uptime_s".into(), self.uptime_s.into());
         Value::Object(document)
     }
+}
+
+/// What the cache found out when it was opened: does not change while the node runs.
+fn info(info: &CacheInfo) -> Value {
+    json!({
+        "engine": info.engine,
+        "direct": info.direct,
+        "mapped": info.mapped,
+        "sendfile": info.sendfile,
+        "region_size": info.region_size,
+        "regions": info.regions,
+        "index_slots": info.index_slots,
+        "index_bytes": info.index_bytes,
+        "max_object": info.max_object,
+        "recovered_objects": info.recovered_objects,
+        "recovery_us": info.recovery_us,
+    })
 }
 
 fn group<S>(table: &[Stat<S>], stats: &S) -> Map<String, Value> {
@@ -161,6 +193,7 @@ pub fn markdown() -> String {
     rows(&mut out, "cache", "cache", CACHE);
     rows(&mut out, "zero_copy", "zero_copy", ZERO_COPY);
     rows(&mut out, "pool", "pools.NAME", POOL);
+    rows(&mut out, "copies", "copies", COPIES);
     rows(&mut out, "http", "http", HTTP);
     out
 }
