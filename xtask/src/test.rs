@@ -135,12 +135,13 @@ impl Seen {
 
     /// Takes note of a line: a skipped test, or the closing line of nextest or of cargo's own runner.
     fn line(&mut self, line: &str) {
-        let line = line.trim();
-        if line.starts_with("SKIP ") {
-            self.skips.push(line.to_owned());
+        let text = line.trim();
+        if text.starts_with("SKIP ") {
+            self.skips.push(text.to_owned());
         }
+        // Indented result lines are a test's own output, repeated by nextest; its summary counts them.
         if line.starts_with("test result:")
-            || (line.starts_with("Summary [") && line.contains("tests run:"))
+            || (text.starts_with("Summary [") && text.contains(" run:"))
         {
             self.passed += number_before(line, " passed");
             self.failed += number_before(line, " failed");
@@ -229,6 +230,6 @@ mod tests {
         seen.line("     Summary [   5.953s] 1 test run: 1 passed, 0 skipped");
         seen.line("test result: ok. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s");
         seen.line("  SKIP no loop device");
-        assert_eq!((seen.passed, seen.failed, seen.skips.len()), (58, 3, 1));
+        assert_eq!((seen.passed, seen.failed, seen.skips.len()), (59, 3, 1));
     }
 }

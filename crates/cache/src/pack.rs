@@ -99,7 +99,7 @@ fn store_batch(core: &Arc<Core>, pack: &mut Pack, batch: Vec<Needle>) {
     for needle in batch {
         match place(core, pack, &needle) {
             Ok((held, entry)) => {
-                packed.push(Packed { held, entry, current: needle.current, reply: needle.reply })
+                packed.push(Packed { held, entry, current: needle.current, reply: needle.reply });
             }
             Err(error) => drop(needle.reply.send(Err(error))),
         }

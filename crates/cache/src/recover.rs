@@ -108,7 +108,9 @@ fn load(
         if page < head.segment_pages() {
             match decode_segments(&block, head.number, page) {
                 Ok(segments) => {
-                    segments.iter().for_each(|segment| install(&mut map, layout, segment))
+                    for segment in &segments {
+                        install(&mut map, layout, segment);
+                    }
                 }
                 Err(error) => return Ok(Err(error.to_string())),
             }
@@ -252,7 +254,7 @@ impl State<'_> {
             }
             Record::Remove { hash } => drop(self.index.remove(hash)),
             Record::SegmentOpen { seq, first_region, regions, class } => {
-                self.open(seq, first_region, regions, class)
+                self.open(seq, first_region, regions, class);
             }
             Record::SegmentFree { seq, first_region } => {
                 if self.map.segment(first_region).is_some_and(|segment| segment.seq == seq) {

@@ -48,7 +48,7 @@ async fn check(cache: &RawDiskCache, key: u8, model: &Model, mapped: bool) {
     match (found, model.get(&key)) {
         (None, None) => {}
         (Some(found), Some((seed, len))) => {
-            assert!(found == body(*seed, *len), "{name}: not what was stored last")
+            assert!(found == body(*seed, *len), "{name}: not what was stored last");
         }
         // Small enough that nothing is ever evicted here.
         (found, expected) => panic!(
@@ -93,7 +93,7 @@ async fn run(ops: Vec<Op>) {
                 .await
             {
                 Ok(()) => {
-                    assert!(model.insert(key, (seed, len)).is_none(), "stored over a live object")
+                    assert!(model.insert(key, (seed, len)).is_none(), "stored over a live object");
                 }
                 Err(CacheError::PreconditionFailed { .. }) => assert!(model.contains_key(&key)),
                 Err(error) => panic!("{error}"),

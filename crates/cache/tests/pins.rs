@@ -104,7 +104,7 @@ async fn when_everything_is_pinned_a_store_fails_in_bounded_time_and_recovers() 
         let key = format!("pinned-{}", held.len());
         match cache.store(&key, body(held.len() as u64, 700 * KIB)).await {
             Ok(()) => {
-                held.push(cache.lookup_zero_copy(&key).await.expect("looked up").expect("a hit"))
+                held.push(cache.lookup_zero_copy(&key).await.expect("looked up").expect("a hit"));
             }
             Err(error) => break error,
         }

@@ -140,7 +140,7 @@ fn nothing_wrong_old_or_deleted_is_served_after_kill_nine() {
             for (writer, model) in models.iter_mut().enumerate() {
                 let done = done.clone();
                 scope.spawn(move || {
-                    write_until_it_dies(address, writer as u64, round, model, &done)
+                    write_until_it_dies(address, writer as u64, round, model, &done);
                 });
             }
             kill_after(node, requests, &done);

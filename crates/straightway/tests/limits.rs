@@ -203,6 +203,8 @@ async fn malformed_and_oversized_heads_are_refused() {
         ("GET / NOPE\r\n\r\n".to_owned(), 400),
         ("GET /k HTTP/1.1\r\nno colon\r\n\r\n".to_owned(), 400),
         (format!("GET /k HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(20_000)), 431),
+        ("GET /k HTTP/1.1\r\n\r\n".to_owned(), 400),
+        ("GET /k HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n".to_owned(), 400),
         (
             "PUT /k HTTP/1.1\r\nhost: t\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nbody"
                 .to_owned(),
@@ -322,5 +324,34 @@ async fn connections_over_the_limit_wait_their_turn() {
     assert_eq!(node.http().connections_accepted, 2);
     drop(second);
     assert_eq!(third.reply().await.status, 404);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn bodies_nobody_asked_for_do_no_harm() {
+    let node = TestNode::start().await;
+    node.put("k", b"body").await;
+    let mut client = node.client().await;
+    client.send("GET /k HTTP/1.1\r\nhost: t\r\ncontent-length: 5\r\n\r\nhello").await;
+    assert_eq!(client.reply().await.text(), "body");
+    assert_eq!(client.get("k", "").await.text(), "body", "a short one is skipped");
+    let long = pattern(1, 4 << 20);
+    let mut client = node.client().await;
+    client
+        .send(format!("POST /k HTTP/1.1\r\nhost: t\r\ncontent-length: {}\r\n\r\n", long.len()))
+        .await;
+    client.send(&long).await;
+    client.reply().await.assert_problem(405);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_older_client_is_served_and_let_go() {
+    let node = TestNode::start().await;
+    node.put("k", b"body").await;
+    let mut client = node.client().await;
+    client.send("GET /k HTTP/1.0\r\n\r\n").await;
+    assert_eq!(client.reply().await.text(), "body");
+    assert!(client.rest().await.is_empty(), "no keep-alive unless asked for");
     node.stop().await;
 }

@@ -149,6 +149,7 @@ impl Exchange {
     /// A request head is complete.
     pub(crate) fn start_request(&self) {
         self.enter(Phase::Handling);
+        self.linger.store(false, Ordering::Relaxed);
         self.started_ns.store(self.node.now_ns(), Ordering::Relaxed);
     }
 

@@ -1,6 +1,6 @@
 //! HTTP semantics of the data listeners (RFC 9110): what a request means for the cache.
 //!
-//! Decisions ([`range`], [`conditional`], [`key`], [`etag`], [`digest`]) are pure functions; [`mod@route`] and its
+//! Decisions ([`range`], [`conditional`], [`key`], [`etag`], [`digest`]) are pure functions; `route` and its
 //! neighbours put them together. *Does not know:* sockets, TLS, threads.
 pub(crate) mod auth;
 pub mod body;

@@ -3,9 +3,10 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 
+use http::header::HOST;
 use http::request::Parts;
-use http::{Method, Request, Response};
-use hyper::body::Incoming;
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::{Body as _, Incoming};
 
 use super::body::Body;
 use super::exchange::{Exchange, Phase};
@@ -23,7 +24,14 @@ pub(crate) async fn handle(
     exchange.start_request();
     let (parts, body) = request.into_parts();
     let method = parts.method.clone();
+    if method != Method::PUT && !body.is_end_stream() {
+        // Nobody will read it: where it is long, the connection ends after the answer.
+        exchange.linger();
+    }
     let result = match method {
+        _ if !names_one_host(&parts) => {
+            Err(Problem::new(StatusCode::BAD_REQUEST, "send one Host header"))
+        }
         Method::GET | Method::HEAD => get::answer(&exchange, parts).await,
         _ => change(&exchange, parts, body).await,
     };
@@ -34,6 +42,12 @@ pub(crate) async fn handle(
         exchange.enter(Phase::Flushing);
     }
     Ok(response)
+}
+
+/// HTTP/1.1 requests carry exactly one `Host` (RFC 9112 §3.2).
+fn names_one_host(parts: &Parts) -> bool {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    parts.version != Version::HTTP_11 || (hosts.next().is_some() && hosts.next().is_none())
 }
 
 /// The methods that take time anyway: boxed, so that a connection that only reads does not carry their state.

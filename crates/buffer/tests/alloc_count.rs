@@ -1,0 +1,69 @@
+//! What the pool allocates: nothing once it is warm, one small owner for a frozen buffer, and never a copy.
+#![allow(clippy::expect_used, reason = "a test that cannot go on says so")]
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use straightway_buffer::{BufferTier, LargeBufferPool, PoolConfig, Reason};
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<(u64, usize)> = const { Cell::new((0, 0)) };
+}
+
+#[expect(unsafe_code, reason = "an allocator that counts")]
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set((count.get().0 + 1, count.get().1 + layout.size())));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn cost(act: impl FnOnce()) -> (u64, usize) {
+    let before = ALLOCATIONS.with(Cell::get);
+    act();
+    let after = ALLOCATIONS.with(Cell::get);
+    (after.0 - before.0, after.1 - before.1)
+}
+
+#[test]
+fn a_warm_pool_allocates_nothing() {
+    let pool = LargeBufferPool::new(PoolConfig::default());
+    let round = || {
+        for tier in BufferTier::ALL {
+            let mut buffer = pool.acquire_tier(tier).expect("a buffer");
+            buffer.fill_from(b"straight", Reason::Ingest);
+        }
+    };
+    round();
+    let (allocations, _) = cost(|| (0..1000).for_each(|_| round()));
+    assert_eq!(allocations, 0);
+    assert_eq!(pool.stats().misses, 3);
+}
+
+#[test]
+fn freezing_costs_one_small_owner_and_no_copy() {
+    let pool = LargeBufferPool::new(PoolConfig::default());
+    drop(pool.acquire(64 * 1024).expect("a buffer"));
+    let mut buffer = pool.acquire(64 * 1024).expect("a buffer");
+    buffer.set_len(64 * 1024).expect("fits");
+    let address = buffer.as_ptr();
+    let mut frozen = None;
+    let (allocations, bytes) = cost(|| frozen = Some(buffer.freeze()));
+    let frozen = frozen.expect("frozen");
+    assert_eq!(frozen.as_ptr(), address, "the same memory");
+    assert_eq!(allocations, 1);
+    assert!(bytes <= 128, "{bytes}");
+    let (allocations, _) = cost(|| drop((frozen.clone(), frozen.slice(100..200))));
+    assert_eq!(allocations, 0, "sharing and slicing are free");
+}
