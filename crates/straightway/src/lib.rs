@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+mod auth;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -9,8 +9,8 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 
 use crate::admin::AdminServer;
+use crate::auth::Token;
 use crate::config::settings::NodeSettings;
-use crate::http::auth::Token;
 use crate::server::tls::TlsError;
 use crate::server::{DataServer, drain, is_loopback, listen, tls};
 use crate::state::{Limits, NodeState};

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use straightway_cache::RawDiskCache;
 
+use crate::auth::Token;
 use crate::counters::{HttpStats, Shard};
-use crate::http::auth::Token;
 
 /// The shared state of a node. Network threads hold it behind one `Arc` for each connection.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 //!
 //! hyper stands between them and passes only bytes. The service knows which way a body should leave and what object it
 //! pins; the socket knows when bytes move and when the last one is gone. Both write it here, and a sweep that runs a
-//! few times a second (see `server::sweep`) reads it to find connections that are overdue, so that a request sets no timer.
+//! few times a second (see `server::worker`) reads it to find connections that are overdue, so that a request sets no timer.
 //!
 //! Everything is written by the one thread that the connection lives on; the atomics are there because the type must be
 //! `Sync`, not because threads race on them.
