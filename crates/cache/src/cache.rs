@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_core::Stream;
 use straightway_buffer::LargeBufferPool;
 
-use crate::commit::Change;
+use crate::commit::{Change, Current};
 use crate::config::CacheBuilder;
 use crate::core::Core;
 use crate::error::CacheError;
@@ -20,7 +20,7 @@ use crate::open::{Opened, open};
 use crate::read::Object;
 use crate::stats::{CacheStats, ZeroCopyStats};
 use crate::threads::Threads;
-use crate::write::{ObjectWriter, StoreOptions, Stored};
+use crate::write::{Expect, ObjectWriter, StoreOptions, Stored};
 use crate::zero_copy::{FileRange, ReadPath, ZeroCopyManager};
 
 /// A cache in one preallocated file or block device. Clones share it; the last one dropped stops its threads.
@@ -202,11 +202,31 @@ impl RawDiskCache {
     /// Removes an object. When this returns, the removal is on the medium: no crash brings the object back.
     /// `false`: there was none.
     pub async fn remove(&self, key: &str) -> Result<bool, CacheError> {
+        self.remove_if(key, Expect::Any).await
+    }
+
+    /// As [`Self::remove`], if `expect` holds at the moment the removal takes effect.
+    ///
+    /// # Errors
+    /// [`CacheError::PreconditionFailed`] when it does not; nothing is removed then.
+    pub async fn remove_if(&self, key: &str, expect: Expect) -> Result<bool, CacheError> {
         check_key(key)?;
         let core = &self.0.core;
         let live = core.peek(key).await?;
         let hash = core.hash(key);
-        let committed = core.committer.commit(Change::Remove { hash }, None).await?;
+        let failed = || CacheError::PreconditionFailed { key: key.to_owned() };
+        let current = match (expect, &live) {
+            (Expect::Any, _) => Current::Any,
+            (Expect::Absent, None) => return Ok(false),
+            (Expect::Version(version), Some(entry)) if entry.version == version => {
+                Current::Is(Some(entry.location()))
+            }
+            _ => return Err(failed()),
+        };
+        let committed = core.committer.commit(Change::Remove { hash, current }, None).await?;
+        if !committed.applied {
+            return Err(failed());
+        }
         let removed = live.is_some() && committed.previous.is_some();
         if removed {
             core.counters.removes.add(1);

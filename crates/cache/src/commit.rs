@@ -46,7 +46,7 @@ pub(crate) type Reply = oneshot::Sender<Result<Committed, CacheError>>;
 pub(crate) enum Change {
     Insert { entry: Arc<Entry>, current: Current },
     Move { hash: u64, from: Location, to: Location, units: u64 },
-    Remove { hash: u64 },
+    Remove { hash: u64, current: Current },
     Free { seq: u64, first: u32 },
 }
 
@@ -332,12 +332,15 @@ impl Decided {
                     applied,
                 )
             }
-            Change::Remove { hash } => {
+            Change::Remove { hash, current } => {
                 let previous = now(&self.overlay, *hash);
-                self.overlay.insert(*hash, None);
-                self.sync = true;
+                let applied = matches(*current, previous);
+                if applied {
+                    self.overlay.insert(*hash, None);
+                    self.sync = true;
+                }
                 // Journaled even when the index has nothing: an evicted extent may still be reachable after a crash.
-                (Record::Remove { hash: *hash }, previous, true)
+                (Record::Remove { hash: *hash }, previous, applied)
             }
             Change::Free { seq, first } => {
                 self.sync = true;

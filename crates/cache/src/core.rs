@@ -6,7 +6,7 @@ use std::hash::Hasher;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use siphasher::sip::SipHasher13;
@@ -65,6 +65,8 @@ pub(crate) struct Core {
     pub(crate) pin_wait: Duration,
     pub(crate) scrub_rate: u64,
     pub(crate) scrub: Scrub,
+    /// When the cache was opened.
+    pub(crate) opened: Instant,
 }
 
 /// The map of the data area, with the openings that are not journaled yet.
@@ -207,7 +209,7 @@ impl Core {
                 self.place(hash, to);
                 self.counters.reinsertions.add(1);
             }
-            Change::Remove { hash } => {
+            Change::Remove { hash, .. } => {
                 self.index.remove(hash);
                 self.gone(previous);
             }
@@ -287,6 +289,11 @@ impl Core {
     /// How many bytes to read to be sure to have the whole header of an extent at `offset`.
     pub(crate) fn header_read_len(&self, offset: u64) -> usize {
         usize::try_from((self.layout.size - offset).min(BLOCK_BYTES)).unwrap_or(0)
+    }
+
+    /// Milliseconds from the opening of the cache to `then`.
+    pub(crate) fn up_ms(&self, then: Instant) -> u64 {
+        u64::try_from(then.saturating_duration_since(self.opened).as_millis()).unwrap_or(u64::MAX)
     }
 
     /// A buffer of one journal block.

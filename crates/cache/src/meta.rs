@@ -74,6 +74,8 @@ pub(crate) struct Entry {
     pub(crate) trailer: u64,
     pub(crate) extent_len: u64,
     verified: Box<[AtomicU64]>,
+    /// When the whole body was last found in memory, in milliseconds of the cache's life; 0: never.
+    resident_ms: AtomicU64,
 }
 
 /// The body is verified in steps of this many bytes.
@@ -89,7 +91,8 @@ impl Entry {
         let words = usize::try_from(windows.div_ceil(64)).unwrap_or(usize::MAX);
         let verified = (0..words).map(|_| AtomicU64::new(0)).collect();
         let Parts { body, trailer, extent_len } = parts;
-        Self { meta, hash, version, body, trailer, extent_len, verified }
+        let resident_ms = AtomicU64::new(0);
+        Self { meta, hash, version, body, trailer, extent_len, verified, resident_ms }
     }
 
     /// The entry for a header found at `offset`.
@@ -129,6 +132,15 @@ impl Entry {
         } else {
             range.start / WINDOW_BYTES..(range.end - 1) / WINDOW_BYTES + 1
         }
+    }
+
+    pub(crate) fn was_resident(&self, now_ms: u64, within_ms: u64) -> bool {
+        let then_ms = self.resident_ms.load(Ordering::Relaxed);
+        then_ms != 0 && now_ms.saturating_sub(then_ms) < within_ms
+    }
+
+    pub(crate) fn set_resident(&self, now_ms: u64) {
+        self.resident_ms.store(now_ms.max(1), Ordering::Relaxed);
     }
 
     pub(crate) fn is_verified(&self, window: u64) -> bool {

@@ -325,6 +325,7 @@ fn assemble(
         pin_wait: builder.pin_wait,
         scrub_rate: builder.scrub_rate,
         scrub: Scrub::default(),
+        opened: started,
     });
     if recovered.journal.gap {
         // Into both slots: neither may start before the gap.

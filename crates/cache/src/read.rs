@@ -7,7 +7,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use straightway_buffer::{PooledBuffer, Reason};
@@ -34,7 +34,13 @@ struct Pinned {
     leader: u32,
     /// Set when a part of it was found damaged or unreadable.
     damaged: AtomicBool,
+    since: Instant,
 }
+
+/// A pin that is older than this is given up when stores find no space.
+const OVERDUE: Duration = Duration::from_secs(10);
+/// What was found in memory is taken to be there for this long: what was just used is not what the kernel evicts.
+const RESIDENT_FOR_MS: u64 = 100;
 
 impl Drop for Pinned {
     fn drop(&mut self) {
@@ -150,6 +156,7 @@ impl Object {
     /// Whether the space is wanted and this pin is overdue: end the response.
     pub fn is_revoked(&self) -> bool {
         self.0.damaged.load(Ordering::Relaxed)
+            || (self.0.core.reclaim.is_pressed() && self.0.since.elapsed() > OVERDUE)
     }
 
     /// Absolute offset of the body in the file.
@@ -182,6 +189,7 @@ impl Object {
             location,
             leader,
             damaged: AtomicBool::new(false),
+            since: Instant::now(),
         })))
     }
 
@@ -213,13 +221,21 @@ impl Object {
 }
 
 impl Pinned {
+    /// Whether the range is in memory. A small object that was whole in memory a moment ago is not asked about again:
+    /// were that wrong, a send would wait for the disk, and nothing worse.
     fn is_resident(&self, range: &Range<u64>) -> bool {
-        match self.core.device.file() {
-            Some(file) => file
-                .resident(self.entry.body + range.start, range.end - range.start)
-                .unwrap_or(true),
-            None => true,
+        let Some(file) = self.core.device.file() else { return true };
+        let small = self.entry.meta.len <= WINDOW_BYTES;
+        let now_ms = self.core.up_ms(self.since);
+        if small && self.entry.was_resident(now_ms, RESIDENT_FOR_MS) {
+            return true;
         }
+        let resident =
+            file.resident(self.entry.body + range.start, range.end - range.start).unwrap_or(true);
+        if small && resident && range.end - range.start == self.entry.meta.len {
+            self.entry.set_resident(now_ms);
+        }
+        resident
     }
 
     /// Reads and verifies every window of the range that is not both in memory and verified. Runs where blocking is
@@ -319,6 +335,7 @@ impl Core {
             location,
             leader,
             damaged: AtomicBool::new(false),
+            since: Instant::now(),
         }));
         if object.meta().is_expired(self.clock.now_ms()) {
             self.drop_found(object.entry(), location, Removal::Expired);

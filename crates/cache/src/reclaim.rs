@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -28,6 +29,8 @@ use crate::segment::space::{Kind, Segment};
 pub(crate) struct Reclaim {
     state: Mutex<State>,
     changed: Condvar,
+    /// Writers wait and nothing can be reclaimed: overdue pins are to be given up.
+    pressed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -55,7 +58,16 @@ const SPARE_SHARE: (u64, u64) = (1, 2);
 
 impl Reclaim {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::new(State::default()), changed: Condvar::new() }
+        Self {
+            state: Mutex::new(State::default()),
+            changed: Condvar::new(),
+            pressed: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether writers wait because everything is pinned.
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.pressed.load(Ordering::Relaxed)
     }
 
     /// Whether no writer is waiting, so that taking space at once is fair.
@@ -165,6 +177,7 @@ impl Reclaimer<'_> {
     /// Gives space to the writer that has waited longest, making room first if there is none.
     fn serve(&mut self, len: u64) {
         if self.hand_over() {
+            self.core.reclaim.pressed.store(false, Ordering::Relaxed);
             return;
         }
         let regions = self.core.space.lock().map.regions_for(len);
@@ -172,6 +185,8 @@ impl Reclaimer<'_> {
             self.empty(run);
             self.free_drained();
             self.hand_over();
+        } else {
+            self.core.reclaim.pressed.store(true, Ordering::Relaxed);
         }
     }
 

@@ -102,8 +102,16 @@ impl ZeroCopyManager {
         self.adaptive.store(config.adaptive, Ordering::Relaxed);
     }
 
-    /// The way out for a body of `len` bytes.
+    /// The way out for a body of `len` bytes to a peer on another machine.
     pub fn choose(&self, len: u64) -> ReadPath {
+        self.choose_for(len, false)
+    }
+
+    /// The way out for a body of `len` bytes; `local`: to a peer on this machine.
+    ///
+    /// Over loopback the receiver copies straight out of the sender's pages: what `sendfile` saves here it pays there,
+    /// with interest, on the same machine. Once there is experience, local peers are served out of the mapping.
+    pub fn choose_for(&self, len: u64, local: bool) -> ReadPath {
         if !self.mapped {
             return ReadPath::Pread;
         }
@@ -115,11 +123,15 @@ impl ZeroCopyManager {
             (true, true) => ReadPath::Sendfile,
             (true, false) => ReadPath::Mapped,
         };
-        if !config.adaptive {
-            return opening;
+        let chosen = if config.adaptive {
+            self.class(len).choose(opening, [!above, true, sendfile && !local])
+        } else {
+            opening
+        };
+        if chosen == ReadPath::Pread {
+            self.count_skipped();
         }
-        let allowed = [!above, true, sendfile];
-        self.class(len).choose(opening, allowed)
+        chosen
     }
 
     /// Tells what a transfer cost, so that the adaptive mode can learn: `cost_ns` in system calls for a body of `len` bytes.

@@ -5,6 +5,8 @@ use http::header::{IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
 use http::request::Parts;
 use http::{Response, StatusCode};
 
+use straightway_cache::Expect;
+
 use super::body::Body;
 use super::conditional::{self, Action, Current, Outcome};
 use super::exchange::Exchange;
@@ -21,16 +23,20 @@ pub(crate) async fn answer(
     let key = key::from_target(parts.uri.path(), parts.uri.query()).map_err(bad_key)?;
     let cache = &exchange.node().cache;
     let cache_error = |error| Problem::from_cache(&error);
+    let mut expect = Expect::Any;
     if [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE].iter().any(|name| headers.contains_key(name))
     {
-        let meta = cache.stat(&key).await.map_err(cache_error)?.ok_or_else(Problem::not_found)?;
-        let tag = etag::of(&meta);
+        // The version that the condition was judged by is the one that is removed, or none is.
+        let object = cache.open(&key).await.map_err(cache_error)?.ok_or_else(Problem::not_found)?;
+        let meta = object.meta();
+        let tag = etag::of(meta);
         let current = Current { etag: tag.as_bytes(), last_modified_ms: meta.last_modified_ms };
         if conditional::evaluate(Action::Change, headers, Some(current)) != Outcome::Proceed {
             return Err(Problem::precondition());
         }
+        expect = Expect::Version(object.version());
     }
-    if !cache.remove(&key).await.map_err(cache_error)? {
+    if !cache.remove_if(&key, expect).await.map_err(cache_error)? {
         return Err(Problem::not_found());
     }
     let mut response = Response::new(Body::Empty);

@@ -63,6 +63,7 @@ pub(crate) struct Exchange {
     /// The worker's clock in milliseconds, moved by its sweep.
     clock_ms: Arc<AtomicU64>,
     encrypted: bool,
+    local: bool,
     phase: AtomicU8,
     since_ms: AtomicU64,
     /// When the socket last refused bytes without having taken any since; 0: it takes them.
@@ -90,6 +91,7 @@ impl Exchange {
         worker: usize,
         clock_ms: Arc<AtomicU64>,
         encrypted: bool,
+        local: bool,
     ) -> Self {
         let now_ms = clock_ms.load(Ordering::Relaxed);
         Self {
@@ -97,6 +99,7 @@ impl Exchange {
             worker,
             clock_ms,
             encrypted,
+            local,
             phase: AtomicU8::new(Phase::Head as u8),
             since_ms: AtomicU64::new(now_ms),
             stalled_ms: AtomicU64::new(0),
@@ -126,6 +129,11 @@ impl Exchange {
     /// Whether the bytes are encrypted in user space: then they are copied there, and mapped slices must not be sent.
     pub(crate) fn is_encrypted(&self) -> bool {
         self.encrypted
+    }
+
+    /// Whether the peer is on this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        self.local
     }
 
     pub(crate) fn phase(&self) -> Phase {

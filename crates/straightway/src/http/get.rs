@@ -246,7 +246,7 @@ fn way_out(exchange: &Exchange, object: &Object, len: u64) -> Option<(ReadPath, 
     if exchange.is_encrypted() {
         return None;
     }
-    match exchange.node().cache.zero_copy().choose(len) {
+    match exchange.node().cache.zero_copy().choose_for(len, exchange.is_local()) {
         ReadPath::Pread => None,
         way => Some((way, object.bytes()?)),
     }
