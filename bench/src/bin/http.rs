@@ -242,19 +242,24 @@ impl Server {
                 fs::copy(&path, conf.join(path.file_name().expect("a name"))).expect("copied");
             }
         }
-        let records = include_str!("../../engines/trafficserver/records.yaml.txt").replace("PORT", "18105");
+        let records = include_str!("../../engines/trafficserver/records.config").replace("PORT", "18105");
         fs::write(conf.join("records.config"), records).expect("written");
         fs::write(conf.join("remap.config"), "map http://127.0.0.1:18105/ http://127.0.0.1:18104/\n").expect("written");
-        fs::write(conf.join("storage.config"), format!("{} 512M\n", root.display())).expect("written");
-        for folder in ["run", "log", "var"] {
-            fs::create_dir_all(root.join(folder)).expect("a folder");
-        }
-        let child = pinned("traffic_server")
-            .env("PROXY_CONFIG_CONFIG_DIR", &conf)
-            .env("PROXY_CONFIG_LOCAL_STATE_DIR", root.join("run"))
-            .env("PROXY_CONFIG_LOG_LOGFILE_DIR", root.join("log"))
-            .spawn()
-            .expect("traffic_server");
+        let place = |name: &str| {
+            let folder = root.join(format!("ats-{name}"));
+            fs::create_dir_all(&folder).expect("a folder");
+            folder.display().to_string()
+        };
+        let (run, log, cache) = (place("run"), place("log"), place("cache"));
+        fs::write(conf.join("storage.config"), format!("{cache} 512M\n")).expect("written");
+        let runroot = format!(
+            "prefix: /usr\nexec_prefix: /usr\nbindir: /usr/bin\nsbindir: /usr/sbin\nsysconfdir: {}\ndatadir: {cache}\n\
+             includedir: /usr/include\nlibdir: /usr/lib\nlibexecdir: /usr/lib/trafficserver/modules\nlocalstatedir: {run}\n\
+             runtimedir: {run}\nlogdir: {log}\nmandir: /usr/share/man\ninfodir: /usr/share/info\ncachedir: {cache}\n",
+            conf.display()
+        );
+        fs::write(root.join("runroot.yaml"), runroot).expect("written");
+        let child = pinned("traffic_server").env("TS_RUNROOT", root).spawn().expect("traffic_server");
         let mut origin = origin;
         let mut children = std::mem::take(&mut origin.children);
         let measured = child.id();

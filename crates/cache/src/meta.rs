@@ -74,6 +74,8 @@ pub(crate) struct Entry {
     pub(crate) trailer: u64,
     pub(crate) extent_len: u64,
     verified: Box<[AtomicU64]>,
+    /// Windows that are not verified yet: the whole is asked about in one step, whatever its size.
+    unverified: AtomicU64,
     /// When the whole body was last found in memory, in milliseconds of the cache's life; 0: never.
     resident_ms: AtomicU64,
 }
@@ -91,8 +93,8 @@ impl Entry {
         let words = usize::try_from(windows.div_ceil(64)).unwrap_or(usize::MAX);
         let verified = (0..words).map(|_| AtomicU64::new(0)).collect();
         let Parts { body, trailer, extent_len } = parts;
-        let resident_ms = AtomicU64::new(0);
-        Self { meta, hash, version, body, trailer, extent_len, verified, resident_ms }
+        let (unverified, resident_ms) = (AtomicU64::new(windows), AtomicU64::new(0));
+        Self { meta, hash, version, body, trailer, extent_len, verified, unverified, resident_ms }
     }
 
     /// The entry for a header found at `offset`.
@@ -150,9 +152,16 @@ impl Entry {
 
     pub(crate) fn set_verified(&self, window: u64) {
         let (word, bit) = Self::bit(window);
-        if let Some(w) = self.verified.get(word) {
-            w.fetch_or(bit, Ordering::Release);
+        if let Some(w) = self.verified.get(word)
+            && w.fetch_or(bit, Ordering::AcqRel) & bit == 0
+        {
+            self.unverified.fetch_sub(1, Ordering::AcqRel);
         }
+    }
+
+    /// Whether every window is verified.
+    pub(crate) fn is_verified_whole(&self) -> bool {
+        self.unverified.load(Ordering::Acquire) == 0
     }
 
     fn bit(window: u64) -> (usize, u64) {

@@ -118,6 +118,18 @@ impl Object {
         job.await.ok_or(CacheError::Closed)?
     }
 
+    /// Verifies what was not verified since the cache was opened; in memory or not does not matter. Costs nothing the
+    /// second time, whatever the size.
+    pub(crate) async fn verify(&self) -> Result<(), CacheError> {
+        if self.0.entry.is_verified_whole() {
+            return Ok(());
+        }
+        let pinned = self.0.clone();
+        let whole = 0..self.len();
+        let job = self.0.core.blocking.run(move || pinned.warm(&whole));
+        job.await.ok_or(CacheError::Closed)?
+    }
+
     /// Copies the range into a pooled buffer (or, over 64 KiB, a buffer of its own); counted. Verifies what was not
     /// verified yet.
     pub async fn read(&self, range: Range<u64>) -> Result<Bytes, CacheError> {
@@ -254,9 +266,18 @@ impl Pinned {
                 none => none.insert(self.core.buffers.acquire(CHUNK_BYTES)?),
             };
             self.core.zero_copy.count_cold();
+            self.read_ahead(bytes.start, range.end);
             self.verify_window(window, bytes, buffer)?;
         }
         Ok(())
+    }
+
+    /// Has the device read this window and the next while the first is verified.
+    fn read_ahead(&self, from: u64, end: u64) {
+        if let Some(file) = self.core.device.file() {
+            let len = (2 * WINDOW_BYTES).min(end.saturating_sub(from));
+            file.will_need(self.entry.body + from, len);
+        }
     }
 
     fn verify_window(
@@ -359,8 +380,8 @@ impl Core {
             self.counters.misses.add(1);
             return Ok(None);
         };
-        if object.len() <= self.verify_ahead && !object.is_ready(0..object.len()) {
-            match object.prepare(0..object.len()).await {
+        if object.len() <= self.verify_ahead {
+            match object.verify().await {
                 Ok(()) => {}
                 // Damage and unreadable bytes were counted and logged where they were found; to the reader it is a miss.
                 Err(CacheError::Corrupt { .. } | CacheError::Io { .. }) => {

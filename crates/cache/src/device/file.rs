@@ -138,6 +138,16 @@ impl CacheFile {
         residency::is_resident(self.buffered.as_fd(), offset, len)
     }
 
+    /// Tells the system that a range will be read soon, so that it reads all of it at once and not piece by piece.
+    pub(crate) fn will_need(&self, offset: u64, len: u64) {
+        let _advice = rustix::fs::fadvise(
+            &self.buffered,
+            offset,
+            std::num::NonZeroU64::new(len),
+            Advice::WillNeed,
+        );
+    }
+
     /// Sends part of the file to a socket; may send less. Does not wait for a non-blocking socket.
     pub(crate) fn sendfile(&self, socket: BorrowedFd<'_>, range: FileRange) -> io::Result<usize> {
         match send::sendfile(socket, self.buffered.as_fd(), range)? {
