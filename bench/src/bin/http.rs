@@ -135,12 +135,23 @@ struct Server {
 impl Drop for Server {
     fn drop(&mut self) {
         for child in self.children.iter_mut().rev() {
-            for pid in tree(child.id()).into_iter().rev() {
-                drop(Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status());
+            // Asked first: a master that is alive starts a killed worker again.
+            let all = tree(child.id());
+            signal("-TERM", child.id());
+            let asked = Instant::now();
+            while asked.elapsed() < Duration::from_secs(3) && !matches!(child.try_wait(), Ok(Some(_))) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            for pid in all {
+                signal("-9", pid);
             }
             drop(child.wait());
         }
     }
+}
+
+fn signal(which: &str, pid: u32) {
+    drop(Command::new("kill").args([which, &pid.to_string()]).stderr(Stdio::null()).status());
 }
 
 fn pinned(program: &str) -> Command {

@@ -298,7 +298,8 @@ impl Reclaimer<'_> {
         let segment = {
             let mut space = self.core.space.lock();
             match space.map.segment_mut(leader) {
-                Some(segment) if !segment.draining => {
+                // One that was opened since the run was picked is in use: the next pick knows.
+                Some(segment) if !segment.draining && !segment.open => {
                     segment.draining = true;
                     segment.clone()
                 }
