@@ -172,3 +172,28 @@ fn a_hot_get_is_sent_without_reading_the_file() {
     let stats = String::from_utf8(admin.get("/api/stats").expect("answered").body).expect("text");
     assert!(stats.contains("\"bytes_copied\":0,"), "{stats}");
 }
+
+/// The same requests over every backend: what comes back does not depend on how it was kept.
+#[test]
+fn every_backend_serves_the_same() {
+    for mode in ["standard", "portable", "auto"] {
+        let dir = scratch();
+        let node = Node::start(&dir.path().join("mode.cache"), &["--size", "32MiB", "--io", mode]);
+        let mut client = node.client();
+        for len in [0, 1, 700, 64 * KIB, 3 * MIB] {
+            let body = body_of(mode, 1, len);
+            assert_eq!(client.put(&format!("/{len}"), &body).expect("stored"), 201);
+            assert!(client.get(&format!("/{len}")).expect("answered").body == body, "{mode} {len}");
+        }
+        let part = client.request(
+            "GET",
+            &format!("/{}", 3 * MIB),
+            &[("range", "bytes=70000-2000000")],
+            None,
+        );
+        assert!(
+            part.expect("answered").body == body_of(mode, 1, 3 * MIB)[70_000..=2_000_000],
+            "{mode}"
+        );
+    }
+}
