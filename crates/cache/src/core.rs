@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use siphasher::sip::SipHasher13;
 use straightway_buffer::{LargeBufferPool, PooledBuffer};
+use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::commit::{Change, Committer};
@@ -154,19 +155,12 @@ impl Core {
         len: u64,
         align: u64,
     ) -> Result<Held, CacheError> {
-        if let Some(reservation) =
-            self.reclaim.nobody_waits().then(|| self.try_reserve(kind, len, align)).flatten()
-        {
-            self.reclaim.nudge_if_low(self);
-            return Ok(Held::new(self.clone(), reservation));
-        }
-        let answer = self.reclaim.ask(self, kind, len, align);
-        match answer {
-            Some(answer) => match tokio::time::timeout(self.pin_wait, answer).await {
+        match self.reserve_now_or_ask(kind, len, align)? {
+            Ok(held) => Ok(held),
+            Err(asked) => match tokio::time::timeout(self.pin_wait, asked).await {
                 Ok(Ok(held)) => Ok(held),
                 _ => Err(self.no_space(len)),
             },
-            None => Err(self.no_space(len)),
         }
     }
 
@@ -177,16 +171,25 @@ impl Core {
         len: u64,
         align: u64,
     ) -> Result<Held, CacheError> {
-        if let Some(reservation) =
-            self.reclaim.nobody_waits().then(|| self.try_reserve(kind, len, align)).flatten()
-        {
-            self.reclaim.nudge_if_low(self);
-            return Ok(Held::new(self.clone(), reservation));
+        match self.reserve_now_or_ask(kind, len, align)? {
+            Ok(held) => Ok(held),
+            Err(asked) => asked.blocking_recv().map_err(|_| self.no_space(len)),
         }
-        self.reclaim
-            .ask(self, kind, len, align)
-            .and_then(|answer| answer.blocking_recv().ok())
-            .ok_or_else(|| self.no_space(len))
+    }
+
+    /// Space at once, unless others wait for some already; else a place in their queue.
+    fn reserve_now_or_ask(
+        self: &Arc<Self>,
+        kind: Kind,
+        len: u64,
+        align: u64,
+    ) -> Result<Result<Held, oneshot::Receiver<Held>>, CacheError> {
+        let now = self.reclaim.nobody_waits().then(|| self.try_reserve(kind, len, align)).flatten();
+        if let Some(reservation) = now {
+            self.reclaim.nudge_if_low(self);
+            return Ok(Ok(Held::new(self.clone(), reservation)));
+        }
+        self.reclaim.ask(self, kind, len, align).map(Err).ok_or_else(|| self.no_space(len))
     }
 
     fn no_space(&self, len: u64) -> CacheError {
