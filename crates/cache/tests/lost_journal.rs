@@ -65,9 +65,9 @@ async fn a_lost_block_costs_objects_and_never_brings_back_older_ones() {
             assert!(bytes == right, "k{key}: an older version came back");
         }
         if found == 0 {
-            empty += 1
+            empty += 1;
         } else {
-            partial += 1
+            partial += 1;
         }
         // And it works: what is stored from here on survives the next start.
         cache.store("after", body(9, 5 * KIB)).await.expect("stored");
