@@ -2,7 +2,7 @@
 //!
 //! Linux sends by reference: bytes still in the socket's queue follow the page, which is why space is rewritten only
 //! past the page cache (`io/probe.rs` proves at start that this keeps them). At most 0x7ffff000 bytes go in one call.
-//! FreeBSD and macOS have calls of the same name with other arguments; those below are **untested**.
+//! FreeBSD and macOS have calls of the same name with other arguments, **untested**: see `sys/sendfile.rs`.
 use std::io;
 use std::os::fd::BorrowedFd;
 
@@ -24,7 +24,10 @@ pub(super) fn sendfile(
     }
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(target_os = "macos", target_os = "freebsd"))]
+pub(super) use crate::sys::sendfile::sendfile;
+
+#[cfg(not(any(target_os = "linux", target_os = "macos", target_os = "freebsd")))]
 pub(super) fn sendfile(
     _socket: BorrowedFd<'_>,
     _file: BorrowedFd<'_>,
