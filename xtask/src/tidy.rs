@@ -47,7 +47,8 @@ fn tracked_files() -> Vec<String> {
 const ARROWS: &[(&str, &[&str])] = &[
     ("straightway-buffer", &[]),
     ("straightway-cache", &["straightway-buffer"]),
-    ("straightway", &["straightway-buffer", "straightway-cache"]),
+    ("straightway-packet", &["straightway-buffer"]),
+    ("straightway", &["straightway-buffer", "straightway-cache", "straightway-packet"]),
 ];
 
 fn arrows() -> Vec<String> {
@@ -74,7 +75,7 @@ fn arrows() -> Vec<String> {
 }
 
 const MAX_LINES: usize = 600;
-const UNSAFE_HOMES: &[&str] = &["crates/buffer/src/raw/", "crates/cache/src/sys/"];
+const UNSAFE_HOMES: &[&str] = &["crates/buffer/src/raw/", "crates/cache/src/sys/", "crates/packet/src/sys/"];
 /// Files on the hot path: bytes are copied only by the counted function.
 const HOT: &[&str] = &[
     "crates/straightway/src/server/socket.rs",
