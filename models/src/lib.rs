@@ -8,9 +8,31 @@
 #![forbid(unsafe_code)]
 
 #[cfg(all(test, loom))]
+#[path = "../../crates/cache/src/index.rs"]
+#[allow(dead_code, reason = "the cache calls what the models do not")]
+mod index;
+
+#[cfg(all(test, loom))]
+#[path = "../../crates/cache/src/format/location.rs"]
+#[allow(dead_code, reason = "the cache calls what the models do not")]
+mod location;
+
+#[cfg(all(test, loom))]
 #[path = "../../crates/cache/src/segment/pin.rs"]
+#[allow(dead_code, reason = "the cache calls what the models do not")]
 mod pin;
 
 #[cfg(all(test, loom))]
 #[path = "../../crates/cache/src/sync.rs"]
 mod sync;
+
+// The paths by which the sources know each other in their crate.
+#[cfg(all(test, loom))]
+mod format {
+    pub(crate) use crate::location;
+}
+
+#[cfg(all(test, loom))]
+mod segment {
+    pub(crate) use crate::pin;
+}

@@ -3,8 +3,10 @@
 mod test;
 mod tidy;
 
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
+use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand, ValueEnum};
 
 #[derive(Debug, Parser)]
@@ -22,7 +24,7 @@ enum Task {
         #[arg(long)]
         slow: bool,
         /// Only the step of this name
-        #[arg(long, value_name = "STEP")]
+        #[arg(long, value_name = "STEP", value_parser = PossibleValuesParser::new(test::names()))]
         only: Option<String>,
     },
     /// Check the rules of the house
@@ -46,7 +48,16 @@ enum Bench {
 }
 
 fn main() -> ExitCode {
-    let good = match Cli::parse().command {
+    let command = Cli::parse().command;
+    // Steps name paths from the top of the repository; cargo tells this program where its package is.
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    if let Some(top) = package.as_deref().and_then(|package| package.parent())
+        && let Err(error) = std::env::set_current_dir(top)
+    {
+        eprintln!("{} cannot be entered: {error}", top.display());
+        return ExitCode::FAILURE;
+    }
+    let good = match command {
         Task::Test { slow, only } => test::run(slow, only.as_deref()),
         Task::Tidy => tidy::run(),
         Task::Bench { what } => bench(what),

@@ -1,12 +1,15 @@
 //! `cargo xtask test`: every step in order, each timed, with one closing line.
+mod output;
+
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-/// What may be skipped even where CI runs, and why.
+use output::Seen;
+
+/// What may be skipped even where CI runs: how its line begins, and why.
 const MAY_SKIP: &[(&str, &str)] =
-    &[("cargo-deny", "takes minutes to build; run by those who release")];
+    &[("SKIP cargo-deny ", "takes minutes to build; run by those who release")];
 
 /// A step: its name, and what it does.
 type Step = (&'static str, fn(&mut Tally, bool));
@@ -15,44 +18,30 @@ const STEPS: &[Step] = &[
     ("packages", packages),
     ("fmt", |tally, _| tally.cargo("fmt", &["fmt", "--all", "--check"], &[])),
     ("clippy", |tally, _| {
-        tally.cargo(
-            "clippy",
-            &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"],
-            &[],
-        );
+        let args = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        tally.cargo("clippy", &args, &[]);
     }),
     ("tests", tests),
-    ("count", |tally, _| {
-        // The allocation counts again as production runs: optimised, without debug assertions.
-        let args = [
-            "test",
-            "--profile",
-            "testrelease",
-            "--package",
-            "straightway-cache",
-            "--package",
-            "straightway-buffer",
-        ];
-        tally.cargo(
-            "count",
-            &[&args[..], &["--test", "hand_out", "--test", "alloc_count"]].concat(),
-            &[],
-        );
-    }),
+    ("count", count),
     ("doctests", |tally, _| tally.cargo("doctests", &["test", "--workspace", "--doc"], &[])),
     ("doc", |tally, _| {
         let args = ["doc", "--workspace", "--no-deps", "--document-private-items"];
         tally.cargo("doc", &args, &[("RUSTDOCFLAGS", "-D warnings")]);
     }),
-    ("models", |tally, _| {
+    ("loom", |tally, _| {
         let environment = [("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom")];
-        tally.cargo("models", &["test", "--release", "--package", "models"], &environment);
+        tally.tests("loom", &["test", "--release", "--package", "models", "--lib"], &environment);
     }),
     ("tidy", |tally, _| tally.note("tidy", crate::tidy::run())),
     ("deny", deny),
 ];
 
-/// Runs the steps; `true` when all went well.
+/// The names of the steps, in order.
+pub(crate) fn names() -> Vec<&'static str> {
+    STEPS.iter().map(|(name, _)| *name).collect()
+}
+
+/// Runs the steps, or only one; `true` when all went well.
 pub(crate) fn run(slow: bool, only: Option<&str>) -> bool {
     let mut tally = Tally::default();
     for (name, step) in STEPS.iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
@@ -61,157 +50,164 @@ pub(crate) fn run(slow: bool, only: Option<&str>) -> bool {
         step(&mut tally, slow);
         println!("==> {name} took {:.0} s", started.elapsed().as_secs_f64());
     }
-    tally.close()
+    let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+    let (lines, good) = tally.close(ci);
+    for line in lines {
+        println!("{line}");
+    }
+    good
 }
 
 #[derive(Debug, Default)]
 struct Tally {
     passed: u64,
     failed: u64,
+    ignored: u64,
     skips: BTreeSet<String>,
+    /// The steps that failed, by name.
+    broken: BTreeSet<&'static str>,
 }
 
 impl Tally {
-    fn cargo(&mut self, name: &str, args: &[&str], environment: &[(&str, &str)]) {
-        let mut command = Command::new("cargo");
-        command.args(args).envs(environment.iter().copied());
-        self.command(name, &mut command);
+    /// Runs a check, which counts as one, or as the tests that it tells of.
+    fn cargo(&mut self, name: &'static str, args: &[&str], environment: &[(&str, &str)]) {
+        self.command(name, args, environment, true);
     }
 
-    /// Runs a command, shows what it prints, and counts the tests that it tells of (or itself, if it tells of none).
-    fn command(&mut self, name: &str, command: &mut Command) {
-        let spawned = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let Ok(mut child) = spawned else { return self.note(name, false) };
+    /// Runs tests: none at all is a failure, because a cfg or a name has lost them.
+    fn tests(&mut self, name: &'static str, args: &[&str], environment: &[(&str, &str)]) {
+        self.command(name, args, environment, false);
+    }
+
+    fn command(&mut self, name: &'static str, args: &[&str], set: &[(&str, &str)], bare: bool) {
+        println!("cargo {}", args.join(" "));
+        let mut command = Command::new("cargo");
+        command.args(args).envs(set.iter().copied());
+        let mut child = match command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                println!("{name} did not start: {error}");
+                return self.note(name, false);
+            }
+        };
         let stderr = child.stderr.take();
-        let errors =
-            std::thread::spawn(move || stderr.map(|pipe| follow(pipe, true)).unwrap_or_default());
-        let mut seen = child.stdout.take().map(|pipe| follow(pipe, false)).unwrap_or_default();
+        let errors = std::thread::spawn(move || {
+            stderr.map(|pipe| output::follow(pipe, std::io::stderr())).unwrap_or_default()
+        });
+        let stdout = child.stdout.take();
+        let mut seen =
+            stdout.map(|pipe| output::follow(pipe, std::io::stdout())).unwrap_or_default();
         seen.add(errors.join().unwrap_or_default());
-        let good = child.wait().is_ok_and(|status| status.success());
-        self.skips.extend(seen.skips);
+        self.take(name, seen, child.wait().is_ok_and(|status| status.success()), bare);
+    }
+
+    /// Counts what a command told. `bare`: it is fine without having told of a test.
+    fn take(&mut self, name: &'static str, seen: Seen, good: bool, bare: bool) {
         self.passed += seen.passed;
         self.failed += seen.failed;
-        if seen.passed + seen.failed == 0 || (!good && seen.failed == 0) {
-            self.note(name, good);
+        self.ignored += seen.ignored;
+        self.skips.extend(seen.skips);
+        let ran = seen.passed + seen.failed > 0;
+        if good && !ran {
+            self.note(name, bare);
+        } else if !good && seen.failed == 0 {
+            // It did not compile, say.
+            self.note(name, false);
+        } else if !good {
+            self.broken.insert(name);
         }
     }
 
-    fn note(&mut self, name: &str, good: bool) {
+    fn note(&mut self, name: &'static str, good: bool) {
         if good {
             self.passed += 1;
         } else {
             self.failed += 1;
-            println!("FAILED {name}");
+            self.broken.insert(name);
         }
     }
 
-    fn close(mut self) -> bool {
-        let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
-        for skip in self.skips.clone() {
-            let allowed = MAY_SKIP.iter().any(|(what, _)| skip.contains(what));
-            println!("{skip}{}", if allowed { "" } else { " (must not be skipped where CI runs)" });
-            if ci && !allowed {
-                self.failed += 1;
-            }
+    /// The last lines, and whether all went well.
+    fn close(mut self, ci: bool) -> (Vec<String>, bool) {
+        let mut lines = Vec::new();
+        for skip in &self.skips {
+            let reason = MAY_SKIP.iter().find(|(start, _)| skip.starts_with(start));
+            let why = reason.map_or("must not be skipped where CI runs", |(_, why)| why);
+            lines.push(format!("{skip} ({why})"));
+            self.failed += u64::from(ci && reason.is_none());
         }
-        println!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skips.len());
-        self.failed == 0
+        lines.extend(
+            self.broken
+                .iter()
+                .map(|name| format!("FAILED {name}; again with: cargo xtask test --only {name}")),
+        );
+        let skipped = self.ignored + self.skips.len() as u64;
+        lines.push(format!("{} passed, {} failed, {skipped} skipped", self.passed, self.failed));
+        (lines, self.failed == 0)
     }
 }
 
-#[derive(Debug, Default)]
-struct Seen {
-    passed: u64,
-    failed: u64,
-    skips: Vec<String>,
-}
-
-impl Seen {
-    fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.skips.extend(other.skips);
-    }
-
-    /// Takes note of a line: a skipped test, or the closing line of nextest or of cargo's own runner.
-    fn line(&mut self, line: &str) {
-        let text = line.trim();
-        if text.starts_with("SKIP ") {
-            self.skips.push(text.to_owned());
-        }
-        // Indented result lines are a test's own output, repeated by nextest; its summary counts them.
-        if line.starts_with("test result:")
-            || (text.starts_with("Summary [") && text.contains(" run:"))
-        {
-            self.passed += number_before(line, " passed");
-            self.failed += number_before(line, " failed");
-        }
-    }
-}
-
-fn number_before(line: &str, word: &str) -> u64 {
-    let before = line.split(word).next().filter(|before| before.len() < line.len());
-    before
-        .and_then(|before| before.rsplit(|c: char| !c.is_ascii_digit()).next())
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(0)
-}
-
-fn follow(pipe: impl std::io::Read, error: bool) -> Seen {
-    let mut seen = Seen::default();
-    for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-        if error {
-            eprintln!("{line}");
-        } else {
-            println!("{line}");
-        }
-        seen.line(&line);
-    }
-    seen
-}
-
-fn has(program: &str) -> bool {
-    Command::new(program)
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|s| s.success())
+/// Whether the program is there and answers.
+fn answers(program: &str, argument: &str) -> Option<String> {
+    let output = Command::new(program).arg(argument).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn packages(tally: &mut Tally, _slow: bool) {
-    if has("strace") {
+    if answers("strace", "--version").is_some() {
         return tally.note("packages", true);
     }
-    println!("installing strace (apt-get install strace): the tests count system calls with it");
+    if answers("id", "-u").as_deref() != Some("0") {
+        let skip = "SKIP strace is not installed, and only root may install it";
+        tally.skips.insert(skip.to_owned());
+        return;
+    }
+    println!("installing strace (apt-get install -y strace): the tests count system calls with it");
     let apt = |args: &[&str]| {
-        Command::new("apt-get").args(args).status().is_ok_and(|status| status.success())
+        let mut command = Command::new("apt-get");
+        command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
+        command.status().is_ok_and(|status| status.success())
     };
     if apt(&["update", "-q"]) && apt(&["install", "-y", "-q", "strace"]) {
         tally.note("packages", true);
     } else {
-        tally.skips.insert("SKIP strace could not be installed; install it by hand".to_owned());
+        let skip = "SKIP strace could not be installed; see what apt-get said";
+        tally.skips.insert(skip.to_owned());
     }
 }
 
 fn tests(tally: &mut Tally, slow: bool) {
     let environment: &[(&str, &str)] = if slow { &[("STRAIGHTWAY_SLOW", "1")] } else { &[] };
+    // The program that tests start and kill; without it they would fail one by one, or test an old one.
+    let build = ["build", "--package", "straightway"];
+    println!("cargo {}", build.join(" "));
+    if !Command::new("cargo").args(build).status().is_ok_and(|status| status.success()) {
+        return tally.note("tests", false);
+    }
     // The models are built for loom, in a step of their own.
-    let common = ["--workspace", "--exclude", "models", "--no-fail-fast"];
-    if has("cargo-nextest") {
-        let args = [&["nextest", "run", "--success-output", "final"][..], &common].concat();
-        tally.cargo("tests", &args, environment);
+    let which = ["--workspace", "--exclude", "models", "--no-fail-fast"];
+    // Both runners are asked to show what passing tests print: the SKIP lines are among it.
+    if answers("cargo-nextest", "--version").is_some() {
+        let args = [&["nextest", "run"][..], &which, &["--success-output", "final"]].concat();
+        tally.tests("tests", &args, environment);
     } else {
-        tally.cargo(
-            "tests",
-            &[&["test", "--lib", "--bins", "--tests"][..], &common].concat(),
-            environment,
-        );
+        let targets = ["--lib", "--bins", "--tests", "--", "--show-output"];
+        let args = [&["test"][..], &which, &targets].concat();
+        tally.tests("tests", &args, environment);
     }
 }
 
+/// The allocation counts again as production runs: optimised, without debug assertions.
+fn count(tally: &mut Tally, _slow: bool) {
+    let profile = ["test", "--profile", "testrelease"];
+    let hand_out = ["--package", "straightway-cache", "--test", "hand_out"];
+    tally.tests("count", &[&profile[..], &hand_out].concat(), &[]);
+    let pool = ["--package", "straightway-buffer", "--test", "alloc_count"];
+    tally.tests("count", &[&profile[..], &pool].concat(), &[]);
+}
+
 fn deny(tally: &mut Tally, _slow: bool) {
-    if has("cargo-deny") {
+    if answers("cargo-deny", "--version").is_some() {
         tally.cargo("deny", &["deny", "check"], &[]);
     } else {
         let skip = "SKIP cargo-deny is not installed; licences and advisories were not checked";
@@ -223,13 +219,41 @@ fn deny(tally: &mut Tally, _slow: bool) {
 mod tests {
     use super::*;
 
+    fn closing(tally: Tally, ci: bool) -> (String, bool) {
+        let (lines, good) = tally.close(ci);
+        (lines.last().cloned().unwrap_or_default(), good)
+    }
+
     #[test]
-    fn closing_lines_of_both_runners_are_counted() {
-        let mut seen = Seen::default();
-        seen.line("     Summary [   5.953s] 57 tests run: 55 passed, 2 failed, 0 skipped");
-        seen.line("     Summary [   5.953s] 1 test run: 1 passed, 0 skipped");
-        seen.line("test result: ok. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s");
-        seen.line("  SKIP no loop device");
-        assert_eq!((seen.passed, seen.failed, seen.skips.len()), (59, 3, 1));
+    fn a_check_counts_as_one_and_tests_as_many() {
+        let mut tally = Tally::default();
+        tally.take("fmt", Seen::default(), true, true);
+        let seen = Seen { passed: 7, failed: 2, ignored: 1, skips: Vec::new() };
+        tally.take("tests", seen, false, false);
+        assert_eq!(closing(tally, true), ("8 passed, 2 failed, 1 skipped".to_owned(), false));
+    }
+
+    #[test]
+    fn what_fails_without_a_failed_test_is_a_failure() {
+        let mut tally = Tally::default();
+        tally.take("tests", Seen { passed: 7, ..Seen::default() }, false, false);
+        assert_eq!(closing(tally, true), ("7 passed, 1 failed, 0 skipped".to_owned(), false));
+    }
+
+    #[test]
+    fn tests_that_were_lost_are_a_failure() {
+        let mut tally = Tally::default();
+        tally.take("loom", Seen::default(), true, false);
+        assert_eq!(closing(tally, true), ("0 passed, 1 failed, 0 skipped".to_owned(), false));
+    }
+
+    #[test]
+    fn where_ci_runs_only_what_is_listed_may_be_skipped() {
+        let with = |skip: &str| Tally { skips: [skip.to_owned()].into(), ..Tally::default() };
+        assert!(closing(with("SKIP cargo-deny is not installed"), true).1);
+        assert!(closing(with("SKIP no loop device here"), false).1);
+        let (last, good) = closing(with("SKIP no loop device here"), true);
+        assert_eq!((last.as_str(), good), ("0 passed, 1 failed, 1 skipped", false));
+        assert!(!closing(with("SKIP what only speaks of cargo-deny "), true).1);
     }
 }

@@ -4,7 +4,10 @@
 //! were lost (a removal, an overwrite, the freeing of a segment) is flushed to the medium before it is visible; a new
 //! key is not, since losing it is a miss. Because this thread alone inserts into the index, and in journal order,
 //! replaying the journal rebuilds the index.
-use std::collections::HashMap;
+//!
+//! An entry that the full index displaced is journaled as removed in the next batch, without a flush of its own; but a
+//! key that is stored again before that record is flushed takes it along, or the displaced bytes could come back.
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -96,6 +99,8 @@ struct Retention {
 
 /// Changes that callers may have under way at once.
 const MAX_CHANGES: usize = 1024;
+/// Displaced hashes that may wait for a flush.
+const MAX_UNFLUSHED: usize = 4096;
 /// Changes that share a flush at the most.
 const MAX_BATCH: usize = 512;
 /// Blocks kept free between the head and the oldest needed block.
@@ -259,8 +264,13 @@ fn commit_batch(core: &Core, writer: &mut JournalWriter, batch: Vec<Op>) {
     let opens = std::mem::take(&mut core.space.lock().opens);
     let mut decided =
         Decided { records: opens.iter().map(open_record).collect(), ..Decided::default() };
+    // One that was stored again in the very batch that displaced it is there to stay.
+    writer.displaced.retain(|hash| core.index.find(*hash).is_none());
+    decided.records.extend(writer.displaced.iter().map(|hash| Record::Remove { hash: *hash }));
+    writer.unflushed.extend(writer.displaced.iter().copied());
+    decided.sync = writer.unflushed.len() > MAX_UNFLUSHED;
     for op in batch {
-        decided.add(core, op);
+        decided.add(core, op, &writer.unflushed);
     }
     let head = match writer.write(core, &decided) {
         Ok(head) => head,
@@ -269,9 +279,10 @@ fn commit_batch(core: &Core, writer: &mut JournalWriter, batch: Vec<Op>) {
             return refuse(core, decided, &error);
         }
     };
+    writer.displaced.clear();
     let mut answers = Vec::with_capacity(decided.accepted.len());
     for (op, previous) in decided.accepted {
-        core.apply(op.change, previous);
+        writer.displaced.extend(core.apply(op.change, previous));
         drop(op.held);
         answers.push((op.reply, Committed { applied: true, previous }));
     }
@@ -305,7 +316,7 @@ struct Decided {
 }
 
 impl Decided {
-    fn add(&mut self, core: &Core, op: Op) {
+    fn add(&mut self, core: &Core, op: Op, unflushed: &HashSet<u64>) {
         let now = |overlay: &HashMap<u64, Option<Location>>, hash: u64| {
             overlay.get(&hash).copied().unwrap_or_else(|| core.index.find(hash))
         };
@@ -316,7 +327,7 @@ impl Decided {
                 let applied = matches(*current, previous);
                 if applied {
                     self.overlay.insert(hash, Some(location));
-                    self.sync |= previous.is_some();
+                    self.sync |= previous.is_some() || unflushed.contains(&hash);
                 }
                 (Record::Insert { hash, location, extent_units: entry.units() }, previous, applied)
             }
@@ -377,11 +388,16 @@ fn open_record(opened: &Opened) -> Record {
 struct JournalWriter {
     block: straightway_buffer::PooledBuffer,
     synced: u64,
+    /// Hashes that the last batch displaced from the index: their removal is not journaled yet.
+    displaced: Vec<u64>,
+    /// Displaced hashes whose removal is journaled and not flushed.
+    unflushed: HashSet<u64>,
 }
 
 impl JournalWriter {
     fn new(core: &Core) -> io::Result<Self> {
-        Ok(Self { block: core.journal_block()?, synced: 0 })
+        let block = core.journal_block()?;
+        Ok(Self { block, synced: 0, displaced: Vec::new(), unflushed: HashSet::new() })
     }
 
     /// Writes the records; the block after the last written one is the new head.
@@ -406,6 +422,7 @@ impl JournalWriter {
         }
         if decided.sync {
             core.device.sync()?;
+            self.unflushed.clear();
             self.synced = head.saturating_sub(1);
         }
         Ok(head)

@@ -197,31 +197,34 @@ impl Core {
         CacheError::NoSpace { len }
     }
 
-    /// Makes a committed change visible. Called by the committer alone, in journal order.
-    pub(crate) fn apply(&self, change: Change, previous: Option<Location>) {
+    /// Makes a committed change visible; gives the hash that had to leave the index for it, if one had to. Called by the
+    /// committer alone, in journal order.
+    pub(crate) fn apply(&self, change: Change, previous: Option<Location>) -> Option<u64> {
         match change {
             Change::Insert { entry, .. } => {
                 self.gone(previous);
-                self.place(entry.hash, entry.location());
+                let displaced = self.place(entry.hash, entry.location());
                 self.counters.stores.add(1);
                 self.observer.stored(&entry.meta.key, &entry.meta);
                 self.entries.insert(entry);
+                displaced
             }
             Change::Move { hash, to, .. } => {
                 self.gone(previous);
-                self.place(hash, to);
                 self.counters.reinsertions.add(1);
+                self.place(hash, to)
             }
             Change::Remove { hash, .. } => {
                 self.index.remove(hash);
                 self.gone(previous);
+                None
             }
-            Change::Free { .. } => {}
+            Change::Free { .. } => None,
         }
     }
 
-    /// Enters an extent into the index and into its segment's list.
-    pub(crate) fn place(&self, hash: u64, location: Location) {
+    /// Enters an extent into the index and into its segment's list; gives the hash that had to leave for it.
+    fn place(&self, hash: u64, location: Location) -> Option<u64> {
         let inserted = self.index.insert(hash, location, |old| self.is_stale(old));
         let mut space = self.space.lock();
         if let Some(segment) = space.map.segment_at_mut(location.unit() * UNIT_BYTES) {
@@ -229,19 +232,17 @@ impl Core {
             segment.slots.push(inserted.slot);
         }
         drop(space);
-        if let Some((_, displaced)) = inserted.displaced {
-            self.gone(Some(displaced));
-            self.counters.evictions.add(1);
-        }
+        let (displaced, was) = inserted.displaced?;
+        self.gone(Some(was));
+        self.counters.evictions.add(1);
+        Some(displaced)
     }
 
     /// Takes an extent off its segment's account.
     pub(crate) fn gone(&self, location: Option<Location>) {
         let Some(location) = location else { return };
         let mut space = self.space.lock();
-        if let Some(segment) = space.map.segment_at_mut(location.unit() * UNIT_BYTES)
-            && Location::seq_low(segment.seq) == location.seq_bits()
-        {
+        if let Some(segment) = space.map.segment_of_mut(location) {
             segment.live_bytes =
                 segment.live_bytes.saturating_sub(location.size_units() * UNIT_BYTES);
         }

@@ -58,7 +58,15 @@ pub(crate) fn open(builder: CacheBuilder) -> Result<Opened, CacheError> {
     let found = read_superblock(&file, &builder, fresh)?;
     let formatted = found.is_none();
     let mut superblock = match found {
-        Some(found) => matching(found, &planned, &builder)?,
+        Some((found, differs)) => {
+            let found = matching(found, &planned, &builder)?;
+            if differs {
+                tracing::warn!(path = %builder.path.display(), "one copy of the superblock was damaged or stale; writing it anew");
+                write_superblock(&file, &found, &buffers)
+                    .map_err(failed("writing the superblock"))?;
+            }
+            found
+        }
         None => format(&file, planned, &builder, &buffers)?,
     };
     let hazard = probe(&mut file, &buffers, superblock.layout.probe, portable);
@@ -86,12 +94,12 @@ fn geometry(error: &FormatError) -> CacheError {
     }
 }
 
-/// The superblock of whichever copy is sound; `None`: the file is to be formatted.
+/// The superblock of whichever copy is sound, and whether the other copy differs; `None`: the file is to be formatted.
 fn read_superblock(
     file: &CacheFile,
     builder: &CacheBuilder,
     fresh: bool,
-) -> Result<Option<Superblock>, CacheError> {
+) -> Result<Option<(Superblock, bool)>, CacheError> {
     if fresh || builder.format {
         return Ok(None);
     }
@@ -99,6 +107,7 @@ fn read_superblock(
     let mut ours = false;
     let mut newer = None;
     let mut blank = true;
+    let mut sound: Vec<Superblock> = Vec::new();
     for offset in [0, BLOCK_BYTES] {
         let mut block = [0; BLOCK];
         if file.len() >= offset + BLOCK_BYTES {
@@ -111,14 +120,17 @@ fn read_superblock(
         blank &= block.iter().all(|byte| *byte == 0);
         ours |= Superblock::is_ours(&block);
         match Superblock::decode(&block) {
-            Ok(superblock) => return Ok(Some(superblock)),
+            Ok(superblock) => sound.push(superblock),
             Err(
                 error @ (FormatError::NewerVersion { .. } | FormatError::UnknownFeature { .. }),
             ) => newer = Some(error.to_string()),
             Err(_) => {}
         }
     }
+    let differs = sound.len() < 2 || sound.first() != sound.last();
     match (newer, ours) {
+        (None, _) if !sound.is_empty() => Ok(Some((sound.swap_remove(0), differs))),
+        // Even if the other copy is sound: a newer program has begun to make this file its own.
         (Some(found), _) => Err(CacheError::NewerFormat { path: path(), found }),
         (None, true) => Err(CacheError::Damaged { path: path() }),
         // Preallocated by a start that was killed before it wrote anything: nothing in it is anybody's.

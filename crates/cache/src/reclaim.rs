@@ -22,7 +22,7 @@ use crate::meta::Version;
 use crate::observe::Removal;
 use crate::pack::Pack;
 use crate::policy::{self, SegmentView};
-use crate::segment::space::{Kind, Segment};
+use crate::segment::space::{Kind, Segment, SpaceMap};
 
 /// What the reclaimer is asked for.
 #[derive(Debug)]
@@ -249,7 +249,7 @@ impl Reclaimer<'_> {
     /// The run of regions whose loss costs least.
     fn pick(&self, regions: u32) -> Option<Range<u32>> {
         let mut space = self.core.space.lock();
-        let views = self.views(&space.map.segments().cloned().collect::<Vec<_>>());
+        let views = self.views(&space.map);
         let total = space.map.total_regions();
         if let Some(run) = policy::pick_run(&views, total, regions) {
             return Some(run);
@@ -264,13 +264,12 @@ impl Reclaimer<'_> {
             space.map.close(leader);
             self.core.pins.seal(leader);
         }
-        let views = self.views(&space.map.segments().cloned().collect::<Vec<_>>());
+        let views = self.views(&space.map);
         policy::pick_run(&views, total, regions)
     }
 
-    fn views(&self, segments: &[Segment]) -> Vec<SegmentView> {
-        segments
-            .iter()
+    fn views(&self, map: &SpaceMap) -> Vec<SegmentView> {
+        map.segments()
             .map(|segment| SegmentView {
                 first_region: segment.first,
                 regions: segment.regions,

@@ -118,7 +118,7 @@ fn load(
             match decode_entries(&block, head.number, page) {
                 Ok(entries) => {
                     for (hash, location) in entries {
-                        index.insert(hash, location, |_| false);
+                        index.insert(hash, location, |old| !map.holds(old));
                     }
                 }
                 Err(error) => return Ok(Err(error.to_string())),
@@ -243,12 +243,12 @@ impl State<'_> {
     fn apply(&mut self, record: Record) {
         match record {
             Record::Insert { hash, location, extent_units } => {
-                self.index.insert(hash, location, |_| false);
+                self.insert(hash, location);
                 self.reach(location, extent_units);
             }
             Record::Move { hash, from, to, extent_units } => {
                 if self.index.find(hash).is_some_and(|now| now.same_place(from)) {
-                    self.index.insert(hash, to, |_| false);
+                    self.insert(hash, to);
                 }
                 self.reach(to, extent_units);
             }
@@ -263,6 +263,10 @@ impl State<'_> {
                 self.map.skip_seq_to(seq + 1);
             }
         }
+    }
+
+    fn insert(&self, hash: u64, location: Location) {
+        self.index.insert(hash, location, |old| !self.map.holds(old));
     }
 
     fn open(&mut self, seq: u64, first: u32, regions: u32, class: u8) {
@@ -291,9 +295,7 @@ impl State<'_> {
     fn reach(&mut self, location: Location, units: u64) {
         let offset = location.unit() * UNIT_BYTES;
         let end = offset.saturating_add(units.saturating_mul(UNIT_BYTES));
-        if let Some(segment) = self.map.segment_at_mut(offset)
-            && Location::seq_low(segment.seq) == location.seq_bits()
-        {
+        if let Some(segment) = self.map.segment_of_mut(location) {
             segment.cursor = segment.cursor.max(end);
         }
     }
@@ -303,12 +305,12 @@ impl State<'_> {
 fn settle(index: Index, mut map: SpaceMap, journal: Resume, damage: Vec<String>) -> Recovered {
     for slot in 0..u32::try_from(index.slots()).unwrap_or(u32::MAX) {
         let Some((hash, location)) = index.at(slot) else { continue };
-        match map.segment_at_mut(location.unit() * UNIT_BYTES) {
-            Some(segment) if Location::seq_low(segment.seq) == location.seq_bits() => {
+        match map.segment_of_mut(location) {
+            Some(segment) => {
                 segment.live_bytes += location.size_units() * UNIT_BYTES;
                 segment.slots.push(slot);
             }
-            _ => drop(index.remove_if(hash, location)),
+            None => drop(index.remove_if(hash, location)),
         }
     }
     map.resume(BLOCK_BYTES);

@@ -30,7 +30,9 @@ pub enum PacketError {
         rule: &'static str,
     },
     /// The checksum does not match the bytes.
-    #[error("{layer}: the checksum is {found:#06x} and the bytes give {expected:#06x}; the packet was damaged on the way")]
+    #[error(
+        "{layer}: the checksum is {found:#06x} and the bytes give {expected:#06x}; the packet was damaged on the way"
+    )]
     Checksum {
         /// The layer.
         layer: &'static str,
@@ -40,7 +42,9 @@ pub enum PacketError {
         expected: u16,
     },
     /// More bytes than the layer can carry.
-    #[error("{layer}: {len} bytes, and it carries {max} at most; split them, or fragment the packet")]
+    #[error(
+        "{layer}: {len} bytes, and it carries {max} at most; split them, or fragment the packet"
+    )]
     TooLong {
         /// The layer.
         layer: &'static str,

@@ -186,6 +186,7 @@ fn decode_page<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::checks;
     use proptest::prelude::*;
 
     proptest! {
@@ -206,5 +207,35 @@ mod tests {
             let head = Head { epoch: seq, number: age, journal_start: cursor, next_seq: seq ^ age, segments: first, entries: age };
             prop_assert_eq!(Head::decode(&head.encode()), Ok(head));
         }
+
+        #[test]
+        fn invented_pages_never_panic(content in proptest::collection::vec(any::<u8>(), 0..400), count: u32) {
+            let mut bytes = vec![0; 16];
+            bytes.extend_from_slice(&count.to_le_bytes());
+            bytes.extend_from_slice(&content);
+            let page = checks::sealed(PAGE_MAGIC, &bytes);
+            drop(decode_segments(&page, 0, 0));
+            drop(decode_entries(&page, 0, 0));
+            drop(Head::decode(&checks::sealed(HEAD_MAGIC, &content)));
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let segment =
+            SegmentEntry { first: 1, regions: 2, seq: 3, age: 4, cursor: 5, kind: 1, open: true };
+        let segments = encode_segments(7, 0, &[segment; 5]);
+        checks::every_flipped_bit_is_noticed(&segments, |b| decode_segments(b, 7, 0).is_ok());
+        let entries = encode_entries(7, 1, &[(1, Location::new(9, 3, 2)); 240]);
+        checks::every_flipped_bit_is_noticed(&entries, |b| decode_entries(b, 7, 1).is_ok());
+        let head =
+            Head { epoch: 1, number: 7, journal_start: 2, next_seq: 9, segments: 5, entries: 240 };
+        checks::every_flipped_bit_is_noticed(&head.encode(), |b| Head::decode(b).is_ok());
+    }
+
+    #[test]
+    fn a_full_page_holds_all_that_the_layout_counts_on() {
+        let entries: Vec<_> = (1..=SLOTS_PER_PAGE).map(|n| (n, Location::new(n, n, n))).collect();
+        assert_eq!(decode_entries(&encode_entries(1, 1, &entries), 1, 1), Ok(entries));
     }
 }

@@ -135,6 +135,7 @@ impl<'a> ExtentHeader<'a> {
         let mut r = Reader::new(&header[8..header_len - 4], WHAT);
         let flags = u16::from_le_bytes([header[6], header[7]]);
         let view = ExtentView {
+            header_len,
             has_digest: flags & FLAG_DIGEST != 0,
             seq: r.u64()?,
             key_hash: r.u64()?,
@@ -184,6 +185,7 @@ fn checked_header(bytes: &[u8]) -> Result<(&[u8], usize), FormatError> {
 /// A header that passed its checksum, in place.
 #[derive(Debug, Clone)]
 pub(crate) struct ExtentView<'a> {
+    header_len: usize,
     has_digest: bool,
     seq: u64,
     key_hash: u64,
@@ -216,6 +218,20 @@ impl<'a> ExtentView<'a> {
         for _ in 0..self.lens.2 {
             let len = usize::from(tags.u16()?);
             text(tags.take(len)?, "tag")?;
+        }
+        if !tags.is_empty() {
+            return Err(FormatError::Field {
+                what: "header length",
+                value: self.header_len as u64,
+                reason: "is more than its parts",
+            });
+        }
+        if (self.body_offset as usize) < self.header_len {
+            return Err(FormatError::Field {
+                what: "body offset",
+                value: u64::from(self.body_offset),
+                reason: "lies inside the header",
+            });
         }
         let ends = [
             u64::from(self.body_offset).checked_add(self.body_len),
@@ -383,6 +399,24 @@ mod tests {
             let bit = bit.index(bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert!(ExtentHeader::parse(&bytes).is_err());
+        }
+
+        #[test]
+        fn a_view_never_points_outside_itself(meta in meta(), at in 56..84usize, value: u8) {
+            // Any byte of the lengths and offsets changed, under a right checksum.
+            let header = ExtentHeader::new(&meta, 7);
+            let shape = header.needle_shape();
+            let mut bytes = vec![0; shape.header_len];
+            header.encode_into(&mut bytes, 3, &shape).expect("fits");
+            bytes[at - 8] = value;
+            let end = bytes.len() - 4;
+            let sum = crc32c(&bytes[..end]);
+            bytes[end..].copy_from_slice(&sum.to_le_bytes());
+            if let Ok(view) = ExtentHeader::parse(&bytes) {
+                prop_assert!(view.body_offset() as usize >= bytes.len());
+                prop_assert_eq!(u64::from(view.body_offset()) + view.body_len(), view.trailer_offset());
+                prop_assert!(view.trailer_offset() + trailer_len(view.body_len()) <= view.extent_len());
+            }
         }
 
         #[test]

@@ -67,6 +67,13 @@ impl Layout {
         let journal_blocks = (size / 64).clamp(64 * 1024, 128 << 20) / BLOCK;
         let slots = (size / average_object).max(64) * 5 / 4;
         let buckets = slots.div_ceil(4);
+        if buckets * 4 > u64::from(u32::MAX) {
+            return refuse(
+                "average object size",
+                average_object,
+                "makes an index of more than 4294967295 slots: enlarge it",
+            );
+        }
         let pages = (buckets * 4).div_ceil(SLOTS_PER_PAGE)
             + (size / region_size).div_ceil(SEGMENTS_PER_PAGE)
             + 2;
@@ -79,7 +86,7 @@ impl Layout {
             return refuse(
                 "cache size",
                 size,
-                "leaves no room for data beside the index: enlarge it or the average object size",
+                "leaves no room for eight regions beside the index: enlarge it or the average object size, or use a smaller block size",
             );
         }
         let narrow = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
@@ -130,6 +137,10 @@ mod tests {
                 prop_assert!(layout.data_offset.is_multiple_of(layout.align()));
                 prop_assert!(layout.region_size.is_multiple_of(layout.align()));
                 prop_assert!(layout.regions >= 8 && layout.journal_blocks >= 16);
+                // A full index and a segment for every region fit behind the header.
+                let entries = u64::from(layout.index_buckets) * 4;
+                let pages = entries.div_ceil(SLOTS_PER_PAGE) + u64::from(layout.regions).div_ceil(SEGMENTS_PER_PAGE);
+                prop_assert!(pages < u64::from(layout.checkpoint_blocks));
             }
         }
     }
@@ -142,5 +153,27 @@ mod tests {
         assert_eq!(u64::from(layout.index_buckets) * 4, (1 << 17) * 5 / 4, "20 bytes an object");
         Layout::plan(1 << 20, 4096, 8192).expect("the smallest");
         Layout::plan(1 << 44, 4096, 64 << 10).expect("the largest");
+    }
+
+    #[test]
+    fn a_refusal_names_the_value_at_fault() {
+        for (size, block_size, average, expected) in [
+            (64 << 20, 0, 8192, ("block size", 0)),
+            (64 << 20, 256, 8192, ("block size", 256)),
+            (64 << 20, 3 << 12, 8192, ("block size", 3 << 12)),
+            (64 << 20, 2 << 20, 8192, ("block size", 2 << 20)),
+            (0, 4096, 8192, ("cache size", 0)),
+            ((1 << 20) - 4096, 4096, 8192, ("cache size", (1 << 20) - 4096)),
+            ((1 << 20) + 512, 4096, 8192, ("cache size", (1 << 20) + 512)),
+            ((1 << 44) + 4096, 4096, 8192, ("cache size", (1 << 44) + 4096)),
+            (1 << 20, 1 << 20, 8192, ("cache size", 1 << 20)),
+            (1 << 30, 4096, 63, ("average object size", 63)),
+            (1 << 44, 4096, 4096, ("average object size", 4096)),
+        ] {
+            match Layout::plan(size, block_size, average) {
+                Err(FormatError::Field { what, value, .. }) => assert_eq!((what, value), expected),
+                other => panic!("{size} {block_size} {average}: {other:?}"),
+            }
+        }
     }
 }

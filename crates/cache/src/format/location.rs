@@ -76,7 +76,9 @@ impl Location {
     }
 }
 
-/// Sizes below 16 units have a class each; above, eight classes to each power of two, up to terabytes.
+/// Sizes below 16 units have a class each; above, eight classes to each power of two, so that a size is rounded up by an
+/// eighth at most. The last class stands for about 1 TiB and all that is larger, so that the account of live bytes, which
+/// is what sizes are used for, is only an estimate for such objects.
 fn size_class(units: u64) -> u64 {
     if units < 16 {
         return units;
@@ -94,7 +96,7 @@ fn class_units(class: u64) -> u64 {
     (class - 8 * step) << step
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
     use proptest::prelude::*;

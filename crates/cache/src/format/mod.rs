@@ -87,6 +87,10 @@ impl<'a> Reader<'a> {
         Self { bytes, what }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
     pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], FormatError> {
         let truncated =
             FormatError::Truncated { what: self.what, needed: len, found: self.bytes.len() };
@@ -138,4 +142,34 @@ pub(crate) fn unseal<'a>(
         return Err(FormatError::Checksum { what });
     }
     Ok(Reader::new(&body[magic.len()..], what))
+}
+
+#[cfg(test)]
+pub(crate) mod checks {
+    //! What every sealed block must withstand.
+    use super::{BLOCK_BYTES, seal};
+
+    /// Asserts that no single flipped bit of a block goes unnoticed.
+    pub(crate) fn every_flipped_bit_is_noticed(
+        block: &[u8; BLOCK_BYTES],
+        is_sound: impl Fn(&[u8; BLOCK_BYTES]) -> bool,
+    ) {
+        assert!(is_sound(block), "sound to begin with");
+        let mut block = *block;
+        for bit in 0..BLOCK_BYTES * 8 {
+            block[bit / 8] ^= 1 << (bit % 8);
+            assert!(!is_sound(&block), "bit {bit} flipped unnoticed");
+            block[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    /// A block with the right magic number and checksum around arbitrary content: what only a broken writer makes.
+    pub(crate) fn sealed(magic: [u8; 8], content: &[u8]) -> [u8; BLOCK_BYTES] {
+        let mut block = [0; BLOCK_BYTES];
+        block[..8].copy_from_slice(&magic);
+        let len = content.len().min(BLOCK_BYTES - 12);
+        block[8..8 + len].copy_from_slice(&content[..len]);
+        seal(&mut block);
+        block
+    }
 }

@@ -40,20 +40,54 @@ pub fn pick_run(segments: &[SegmentView], total: u32, regions: u32) -> Option<Ra
             costs[region as usize] = (!taken).then_some(rank * rank);
         }
     }
-    let runs = 0..=total.checked_sub(regions)?;
-    runs.filter_map(|first| {
-        let window = &costs[first as usize..(first + regions) as usize];
-        let cost = window.iter().try_fold(0u64, |sum, cost| cost.map(|cost| sum + cost))?;
-        // A run of free regions only is no victim.
-        (cost > 0).then_some((cost, first))
-    })
-    .min()
-    .map(|(_, first)| first..first + regions)
+    cheapest(&costs, regions)
+}
+
+/// The first of the cheapest windows of `len` costs without an impossible one; one that costs nothing is no victim.
+fn cheapest(costs: &[Option<u64>], len: u32) -> Option<Range<u32>> {
+    let len_usize = len as usize;
+    let (mut sum, mut impossible) = (0u64, 0usize);
+    let mut best: Option<(u64, u32)> = None;
+    for (end, entering) in (1u32..).zip(costs) {
+        match entering {
+            Some(cost) => sum += cost,
+            None => impossible += 1,
+        }
+        if let Some(leaving) = (end as usize).checked_sub(len_usize + 1) {
+            match costs[leaving] {
+                Some(cost) => sum -= cost,
+                None => impossible -= 1,
+            }
+        }
+        if end >= len && impossible == 0 && sum > 0 && best.is_none_or(|(least, _)| sum < least) {
+            best = Some((sum, end - len));
+        }
+    }
+    best.map(|(_, first)| first..first + len)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_sliding_window_finds_what_trying_every_run_finds(
+            costs in proptest::collection::vec(proptest::option::weighted(0.8, 0..4u64), 0..40),
+            len in 1..6usize,
+        ) {
+            let tried = (0..(costs.len() + 1).saturating_sub(len))
+                .filter_map(|first| {
+                    let sum = costs[first..first + len].iter().try_fold(0, |sum, c| c.map(|c| sum + c))?;
+                    (sum > 0).then_some((sum, first))
+                })
+                .min();
+            let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            let expected = tried.map(|(_, first)| narrow(first)..narrow(first + len));
+            prop_assert_eq!(cheapest(&costs, narrow(len)), expected);
+        }
+    }
 
     fn segment(first_region: u32, regions: u32, age: u64) -> SegmentView {
         SegmentView {

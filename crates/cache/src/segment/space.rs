@@ -5,6 +5,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::core::UNIT_BYTES;
+use crate::format::location::Location;
+
 /// What a segment is filled with, and by whom: objects that die together share segments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
@@ -269,6 +272,19 @@ impl SpaceMap {
     /// The segment that a byte of the file belongs to.
     pub(crate) fn segment_at_mut(&mut self, offset: u64) -> Option<&mut Segment> {
         self.owner_at(offset).and_then(|leader| self.segments.get_mut(&leader))
+    }
+
+    /// The segment that a location means: `None` when it was freed since.
+    pub(crate) fn segment_of_mut(&mut self, location: Location) -> Option<&mut Segment> {
+        self.segment_at_mut(location.unit() * UNIT_BYTES)
+            .filter(|segment| Location::seq_low(segment.seq) == location.seq_bits())
+    }
+
+    /// Whether the segment that a location means is still there.
+    pub(crate) fn holds(&self, location: Location) -> bool {
+        self.owner_at(location.unit() * UNIT_BYTES)
+            .and_then(|leader| self.segments.get(&leader))
+            .is_some_and(|segment| Location::seq_low(segment.seq) == location.seq_bits())
     }
 
     pub(crate) fn segments(&self) -> impl Iterator<Item = &Segment> {
