@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_core::Stream;
-use straightway_buffer::LargeBufferPool;
+use straightway_buffer::{LargeBufferPool, Reason};
 
 use crate::commit::{Change, Current};
 use crate::config::CacheBuilder;
@@ -158,7 +158,7 @@ impl RawDiskCache {
     /// The object's bytes, copied to the heap by `pread`.
     pub async fn lookup(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
         match self.open(key).await? {
-            Some(object) => object.read(0..object.len()).await.map(Some),
+            Some(object) => object.read(0..object.len(), Reason::SmallRead).await.map(Some),
             None => Ok(None),
         }
     }
@@ -173,7 +173,7 @@ impl RawDiskCache {
         let bytes = if mapped { object.bytes() } else { None };
         let Some(bytes) = bytes else {
             manager.count_skipped();
-            return object.read(0..object.len()).await.map(Some);
+            return object.read(0..object.len(), Reason::SmallRead).await.map(Some);
         };
         // Verified whole before it is handed out: nobody checks it afterwards.
         object.verify().await?;

@@ -130,9 +130,9 @@ impl Object {
         job.await.ok_or(CacheError::Closed)?
     }
 
-    /// Copies the range into a pooled buffer (or, over 64 KiB, a buffer of its own); counted. Verifies what was not
+    /// Copies the range into a pooled buffer (or, over 64 KiB, a buffer of its own); counted under `reason`. Verifies what was not
     /// verified yet.
-    pub async fn read(&self, range: Range<u64>) -> Result<Bytes, CacheError> {
+    pub async fn read(&self, range: Range<u64>, reason: Reason) -> Result<Bytes, CacheError> {
         self.check(&range)?;
         let core = &self.0.core;
         let started = Instant::now();
@@ -148,7 +148,7 @@ impl Object {
         let offset = self.0.entry.body + range.start;
         // In memory by now: a read of the page cache does not block for long.
         core.device.read_at(&mut buffer, offset).map_err(|source| self.0.unreadable(source))?;
-        straightway_buffer::count_copied(len, Reason::SmallRead);
+        straightway_buffer::count_copied(len, reason);
         core.zero_copy.count_copied(len as u64);
         core.zero_copy.record(ReadPath::Pread, len as u64);
         let spent = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);

@@ -60,6 +60,7 @@ async fn objects_are_served_encrypted_and_copied() {
         "no mapped slice goes to the encryption"
     );
     assert!(stats.bytes_copied >= 3_000_001 + 65_536, "its copies are counted");
+    assert!(straightway_buffer::copied().encrypt >= 3_000_001 + 65_536, "and what for");
     assert_eq!(node.http().mapped_bytes_refused, 0);
     node.stop().await;
 }

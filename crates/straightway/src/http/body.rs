@@ -217,9 +217,10 @@ impl ObjectBody {
 
     fn start(&self, window: Range<u64>) -> Job {
         let object = self.object.clone();
+        let reason = self.exchange.copy_reason();
         match self.mapped_window(&window) {
             Some(bytes) => Box::pin(async move { object.prepare(window).await.map(|()| bytes) }),
-            None => Box::pin(async move { object.read(window).await }),
+            None => Box::pin(async move { object.read(window, reason).await }),
         }
     }
 

@@ -12,6 +12,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use straightway_buffer::Reason;
 use straightway_cache::{Object, ReadPath};
 
 use crate::counters::{Cut, Shard, bump};
@@ -124,6 +125,11 @@ impl Exchange {
 
     pub(crate) fn counters(&self) -> &Shard {
         self.node.shard(self.worker)
+    }
+
+    /// What a copy of an object is made for.
+    pub(crate) fn copy_reason(&self) -> Reason {
+        if self.encrypted { Reason::Encrypt } else { Reason::SmallRead }
     }
 
     /// Whether the bytes are encrypted in user space: then they are copied there, and mapped slices must not be sent.

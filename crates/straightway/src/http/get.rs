@@ -186,7 +186,7 @@ async fn single(
     let Some((way, mapped)) = way_out(exchange, object, len) else {
         exchange.start_body(ReadPath::Pread, len, None);
         if len <= COPY_BYTES {
-            return Ok(Body::Once(object.read(range).await?));
+            return Ok(Body::Once(object.read(range, exchange.copy_reason()).await?));
         }
         return Ok(Body::Object(Box::new(ObjectBody::single(
             exchange.clone(),
