@@ -30,7 +30,20 @@ const STEPS: &[Step] = &[
     }),
     ("loom", |tally, _| {
         let environment = [("RUSTFLAGS", "--cfg loom"), ("CARGO_TARGET_DIR", "target/loom")];
-        tally.tests("loom", &["test", "--release", "--package", "models", "--lib"], &environment);
+        tally.tests(
+            "loom",
+            &[
+                "test",
+                "--release",
+                "--lib",
+                "--package",
+                "models",
+                "--package",
+                "straightway-buffer",
+                "--lib",
+            ],
+            &environment,
+        );
     }),
     ("tidy", |tally, _| tally.note("tidy", crate::tidy::run())),
     ("deny", deny),

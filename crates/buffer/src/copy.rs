@@ -15,9 +15,11 @@ pub enum Reason {
     Relocate,
     /// An object into memory that encryption may read.
     Encrypt,
+    /// Into or out of a buffer through a cursor.
+    Cursor,
 }
 
-const REASONS: usize = 5;
+const REASONS: usize = 6;
 static COPIED: [AtomicU64; REASONS] = [const { AtomicU64::new(0) }; REASONS];
 
 /// Bytes copied in this process since it started.
@@ -34,6 +36,8 @@ pub struct CopyStats {
     pub relocate: u64,
     /// By [`Reason::Encrypt`].
     pub encrypt: u64,
+    /// By [`Reason::Cursor`].
+    pub cursor: u64,
 }
 
 /// Copies as much of `src` as `dst` has room for, counts it, and answers with the number of bytes.
@@ -66,5 +70,6 @@ pub fn copied() -> CopyStats {
         checksums: read(Reason::Checksums),
         relocate: read(Reason::Relocate),
         encrypt: read(Reason::Encrypt),
+        cursor: read(Reason::Cursor),
     }
 }

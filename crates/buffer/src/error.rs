@@ -7,11 +7,11 @@ use thiserror::Error;
 pub enum BufferError {
     /// The pool's policy is to fail and its limit is reached.
     #[error(
-        "{outstanding} bytes of buffers are in use, over the pool's limit of {limit}; return some, or raise the limit"
+        "{existing} bytes of buffers exist and the pool's limit is {limit}; return some, or raise the limit"
     )]
     Exhausted {
-        /// Bytes handed out.
-        outstanding: usize,
+        /// Bytes that exist, in use and idle.
+        existing: usize,
         /// The limit.
         limit: usize,
     },
@@ -30,5 +30,25 @@ pub enum BufferError {
         len: usize,
         /// The buffer's capacity.
         capacity: usize,
+    },
+    /// A pool needs at least one class that is not empty.
+    #[error("a pool without size classes; name at least one size above 0")]
+    NoClasses,
+    /// Alignments are powers of two.
+    #[error("an alignment of {align} bytes; give a power of two")]
+    BadAlignment {
+        /// The alignment.
+        align: usize,
+    },
+    /// Somebody else reads the same memory.
+    #[error("the buffer is shared; drop the other handles first")]
+    InUse,
+    /// A position beyond what was written.
+    #[error("position {position} is beyond the {len} bytes that were written; write them first")]
+    BeyondWritten {
+        /// The position.
+        position: usize,
+        /// Bytes that were written.
+        len: usize,
     },
 }

@@ -1,197 +1,429 @@
-//! The pool: free slabs by class, under one short lock each, with a hard bound on what is held idle.
+//! The pool: a bounded store of idle blocks by class that all threads share, with a small cache per thread before it.
 //!
-//! Why a lock and no per-thread cache: an uncontended lock and a push or pop cost about what `malloc` costs, and the
-//! buffers here are large, so that each is followed by thousands of times that work. What matters is that nothing is
-//! zeroed or faulted in again.
-use crate::class::BufferTier;
+//! A thread takes from and gives back to its own cache without a lock or an atomic read-modify-write; caches fill up
+//! from and spill into the shared store by halves, so that a buffer may come back on any thread and an imbalance
+//! (one thread takes, another gives back) costs one lock for many buffers. What exists is counted where memory is
+//! allocated and freed, what lies idle where it changes hands: both bounds hold at every moment.
+use crate::class::Classes;
+use crate::config::{Exhaustion, PoolConfig};
 use crate::error::BufferError;
 use crate::pooled::PooledBuffer;
-use crate::raw::slab::{ALIGN, Slab};
-use crate::stats::PoolStats;
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering, with};
+use crate::raw::block::{IdleBlock, NO_CLASS};
+use crate::stats::{Counts, PoolStats, add};
+use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, with};
+use crate::watch::Watch;
 
-/// What to do when the limit on memory in use is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Exhaustion {
-    /// Allocate all the same, and count it.
-    #[default]
-    Allocate,
-    /// Fail with [`BufferError::Exhausted`].
-    Fail,
-}
-
-/// Settings of a pool.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PoolConfig {
-    /// Name in statistics.
-    pub name: &'static str,
-    /// Bytes that may be held idle (default 16 MiB): what comes back beyond that is freed.
-    pub max_bytes_held: usize,
-    /// Bytes that may be in use at once (default 256 MiB).
-    pub max_bytes_in_use: usize,
-    /// What happens beyond that (default: allocate).
-    pub exhaustion: Exhaustion,
-}
-
-impl Default for PoolConfig {
-    fn default() -> Self {
-        Self {
-            name: "buffers",
-            max_bytes_held: 16 << 20,
-            max_bytes_in_use: 256 << 20,
-            exhaustion: Exhaustion::Allocate,
-        }
-    }
-}
-
-/// A pool of 4 KiB-aligned buffers of 4, 16 and 64 KiB. Clones share it; buffers may outlive it.
+/// A pool of buffers in size classes. Clones share it; buffers may outlive it.
+///
+/// ```
+/// use straightway_buffer::{BufferPool, PoolConfig, Reason};
+///
+/// let pool = BufferPool::new(PoolConfig::packets())?;
+/// let mut buffer = pool.acquire(1400)?;
+/// buffer.fill_from(b"straight", Reason::Ingest);
+/// let packet = buffer.share();
+/// let payload = packet.slice(3..8);
+/// drop(packet);
+/// assert_eq!(&payload[..], b"aight");
+/// drop(payload);
+/// assert_eq!(pool.stats().returns, 1);
+/// # Ok::<(), straightway_buffer::BufferError>(())
+/// ```
 #[derive(Debug, Clone)]
-pub struct LargeBufferPool(Arc<Shared>);
+pub struct BufferPool(Arc<Handle>);
 
+/// Bytes of one class that a thread may keep.
+const CACHED_CLASS_BYTES: usize = 256 << 10;
+
+/// What the clones of a pool share: the pool closes when the last is dropped, though buffers may still be out.
+#[derive(Debug)]
+struct Handle(Arc<Shared>);
+
+/// What the pool, its buffers and the threads' caches share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    config: PoolConfig,
-    tiers: [Mutex<Vec<Slab>>; 3],
+    pub(crate) config: PoolConfig,
+    pub(crate) classes: Classes,
+    idle: Box<[Mutex<Vec<IdleBlock>>]>,
+    /// Bytes in `idle`.
     held: AtomicU64,
-    in_use: AtomicU64,
+    /// Bytes that threads' caches may hold: taken off what `idle` may.
+    leased: AtomicU64,
+    /// What a thread's cache may hold; 0: there are none.
+    cache_bytes: u64,
+    existing: AtomicU64,
+    /// Bytes ever allocated.
+    allocated: AtomicU64,
     high_water: AtomicU64,
-    outstanding: AtomicU64,
-    hits: AtomicU64,
-    misses: AtomicU64,
-    returns: AtomicU64,
-    drops: AtomicU64,
-    oversize: AtomicU64,
+    /// Counts of threads without a cache, and of those that have ended.
+    pub(crate) common: Counts,
+    pub(crate) threads: Mutex<Vec<Arc<Counts>>>,
+    closed: AtomicBool,
+    waiting: Waiting,
+    pub(crate) watch: Watch,
 }
 
-impl LargeBufferPool {
+impl BufferPool {
     /// An empty pool.
-    pub fn new(config: PoolConfig) -> Self {
+    ///
+    /// # Errors
+    /// [`BufferError::NoClasses`], [`BufferError::BadAlignment`].
+    pub fn new(config: PoolConfig) -> Result<Self, BufferError> {
+        let classes = Classes::new(config.classes.clone(), config.align)?;
         let counter = || AtomicU64::new(0);
-        Self(Arc::new(Shared {
+        let mut shared = Shared {
             config,
-            tiers: [Mutex::new(Vec::new()), Mutex::new(Vec::new()), Mutex::new(Vec::new())],
+            cache_bytes: 0,
+            allocated: counter(),
+            idle: classes.sizes().iter().map(|_| Mutex::new(Vec::new())).collect(),
+            classes,
             held: counter(),
-            in_use: counter(),
+            leased: counter(),
+            existing: counter(),
             high_water: counter(),
-            outstanding: counter(),
-            hits: counter(),
-            misses: counter(),
-            returns: counter(),
-            drops: counter(),
-            oversize: counter(),
-        }))
+            common: Counts::default(),
+            threads: Mutex::new(Vec::new()),
+            closed: AtomicBool::new(false),
+            waiting: Waiting::default(),
+            watch: Watch::default(),
+        };
+        if shared.config.exhaustion == Exhaustion::Allocate && shared.config.thread_cache > 0 {
+            let bytes = |size: &usize| {
+                shared.classes.bytes_for(*size).unwrap_or(*size) * shared.cache_room(*size)
+            };
+            let all = shared.classes.sizes().iter().map(bytes).sum::<usize>();
+            shared.cache_bytes =
+                if all <= shared.config.max_bytes_held / 2 { all as u64 } else { 0 };
+        }
+        Ok(Self(Arc::new(Handle(Arc::new(shared)))))
     }
 
-    /// A buffer with room for `len` bytes, of the smallest tier that has it; above 64 KiB one of its own, rounded up
-    /// to 4 KiB, which is freed and not kept. It is empty (its length is 0) and its bytes are whatever they were.
+    /// A buffer with room for `len` bytes, of the smallest class that has it; above the largest class one of its own,
+    /// which is served, counted and not kept. It is empty (its length is 0), and its bytes are whatever they were.
     ///
     /// # Errors
     /// [`BufferError::Exhausted`] by policy, [`BufferError::OutOfMemory`].
+    #[cfg_attr(debug_assertions, track_caller)]
     pub fn acquire(&self, len: usize) -> Result<PooledBuffer, BufferError> {
-        match BufferTier::for_size(len) {
-            Some(tier) => self.acquire_tier(tier),
-            None => self.acquire_oversize(len),
-        }
-    }
-
-    /// A buffer of a tier; see [`Self::acquire`].
-    pub fn acquire_tier(&self, tier: BufferTier) -> Result<PooledBuffer, BufferError> {
-        self.0.admit(tier.size())?;
-        let kept = with(&self.0.tiers[tier as usize], Vec::pop);
-        let slab = if let Some(slab) = kept {
-            self.0.held.fetch_sub(tier.size() as u64, Ordering::Relaxed);
-            self.0.hits.fetch_add(1, Ordering::Relaxed);
-            slab
-        } else {
-            self.0.misses.fetch_add(1, Ordering::Relaxed);
-            self.0.allocate(tier.size())?
+        let shared = &self.0.0;
+        let block = match shared.classes.for_len(len) {
+            Some(class) => match Shared::take(shared, class) {
+                Some(block) => block,
+                None => Shared::create(shared, shared.classes.size(class), class)?,
+            },
+            None => Shared::create(shared, len, NO_CLASS)?,
         };
-        Ok(PooledBuffer::new(slab, self.0.clone()))
-    }
-
-    fn acquire_oversize(&self, len: usize) -> Result<PooledBuffer, BufferError> {
-        let len = len.checked_next_multiple_of(ALIGN).ok_or(BufferError::OutOfMemory { len })?;
-        self.0.admit(len)?;
-        self.0.oversize.fetch_add(1, Ordering::Relaxed);
-        self.0.allocate(len).map(|slab| PooledBuffer::new(slab, self.0.clone()))
+        shared.watch.lent(&block);
+        Ok(PooledBuffer::new(block.lend()))
     }
 
     /// What the pool has done.
     pub fn stats(&self) -> PoolStats {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let shared = &self.0;
-        let (misses, oversize) = (read(&shared.misses), read(&shared.oversize));
-        PoolStats {
-            hits: read(&shared.hits),
-            misses,
-            returns: read(&shared.returns),
-            drops: read(&shared.drops),
-            allocations: misses + oversize,
-            oversize,
-            outstanding: read(&shared.outstanding),
-            bytes_held: read(&shared.held),
-            high_water_bytes: read(&shared.high_water),
-        }
+        let shared = &self.0.0;
+        let mut stats = PoolStats {
+            bytes_held: shared.held.load(Ordering::Relaxed),
+            high_water_bytes: shared.high_water.load(Ordering::Relaxed),
+            ..PoolStats::default()
+        };
+        with(&shared.threads, |threads| {
+            shared.common.add_to(&mut stats);
+            for counts in threads.iter() {
+                counts.add_to(&mut stats);
+            }
+        });
+        stats.allocations = stats.misses + stats.oversize;
+        stats.outstanding =
+            (stats.hits + stats.allocations).saturating_sub(stats.returns + stats.drops);
+        stats
     }
 
-    /// Frees what is held idle; answers with the number of bytes.
+    /// Frees what lies idle in the shared store and in this thread's cache; answers with the number of bytes.
     pub fn trim(&self) -> usize {
-        let freed = BufferTier::ALL.map(|tier| {
-            let slabs = with(&self.0.tiers[tier as usize], std::mem::take);
-            slabs.len() * tier.size()
-        });
-        let freed = freed.iter().sum();
-        self.0.held.fetch_sub(freed as u64, Ordering::Relaxed);
-        freed
+        local::flush(&self.0.0);
+        self.0.0.drain()
+    }
+
+    /// Bytes ever allocated, and of those the bytes freed since.
+    pub(crate) fn lifetime_bytes(&self) -> (u64, u64) {
+        let allocated = self.0.0.allocated.load(Ordering::Relaxed);
+        (allocated, allocated.saturating_sub(self.0.0.existing.load(Ordering::Relaxed)))
     }
 
     /// Its name in statistics.
     pub fn name(&self) -> &'static str {
-        self.0.config.name
+        self.0.0.config.name
+    }
+
+    /// Where the buffers that are out were taken, in debug builds; in release builds only how many there are.
+    ///
+    /// ```
+    /// # use straightway_buffer::{BufferPool, PoolConfig};
+    /// let pool = BufferPool::new(PoolConfig::packets())?;
+    /// let forgotten = pool.acquire(100)?;
+    /// assert_eq!(pool.leak_report().outstanding, 1);
+    /// println!("{}", pool.leak_report());
+    /// # Ok::<(), straightway_buffer::BufferError>(())
+    /// ```
+    pub fn leak_report(&self) -> crate::watch::LeakReport {
+        self.0.0.watch.report(self.name(), self.stats().outstanding)
     }
 }
 
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.closed.store(true, Ordering::SeqCst);
+        local::flush(&self.0);
+        self.0.drain();
+    }
+}
+
+/// A block comes back: to the thread's cache, to the shared store, or to the system.
+pub(crate) fn give_back(mut block: IdleBlock) {
+    let Some(pool) = block.pool() else { return };
+    pool.watch.back(&block);
+    let (wipe, shared) = (pool.config.wipe, Arc::as_ptr(pool));
+    if wipe {
+        block.wipe();
+    }
+    let Err(block) = local::put(shared, block) else { return };
+    // The block may be freed, and its way to the pool with it, before this is done with the pool.
+    let Some(pool) = block.pool().cloned() else { return };
+    pool.take_back(block);
+}
+
 impl Shared {
-    /// Takes note of a buffer that is about to be handed out.
-    fn admit(&self, len: usize) -> Result<(), BufferError> {
-        let len = len as u64;
-        let in_use = self.in_use.fetch_add(len, Ordering::Relaxed) + len;
-        let limit = self.config.max_bytes_in_use;
-        if self.config.exhaustion == Exhaustion::Fail && in_use > limit as u64 {
-            self.in_use.fetch_sub(len, Ordering::Relaxed);
-            return Err(BufferError::Exhausted {
-                outstanding: usize::try_from(in_use - len).unwrap_or(usize::MAX),
-                limit,
-            });
+    /// An idle block of a class.
+    fn take(this: &Arc<Self>, class: usize) -> Option<IdleBlock> {
+        if let Ok(block) = local::take(this, class) { block } else { this.take_shared(class) }
+    }
+
+    /// An idle block of a class out of the shared store.
+    fn take_shared(&self, class: usize) -> Option<IdleBlock> {
+        let block = with(self.idle.get(class)?, Vec::pop)?;
+        self.held.fetch_sub(block.bytes() as u64, Ordering::SeqCst);
+        add(&self.common.hits, 1);
+        Some(block)
+    }
+
+    /// Moves up to `n` idle blocks of a class over; gives their bytes.
+    pub(crate) fn take_many(&self, class: usize, n: usize, into: &mut Vec<IdleBlock>) -> u64 {
+        let Some(idle) = self.idle.get(class) else { return 0 };
+        let bytes = with(idle, |idle| {
+            let from = idle.len().saturating_sub(n);
+            let bytes: u64 = idle[from..].iter().map(|block| block.bytes() as u64).sum();
+            into.extend(idle.drain(from..));
+            bytes
+        });
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+        bytes
+    }
+
+    /// A new block, if the limit or the policy allows it.
+    fn create(this: &Arc<Self>, capacity: usize, class: usize) -> Result<IdleBlock, BufferError> {
+        let no_memory = BufferError::OutOfMemory { len: capacity };
+        let bytes = this.classes.bytes_for(capacity).ok_or(no_memory)?;
+        if !this.admit(bytes as u64) {
+            match this.config.exhaustion {
+                Exhaustion::Allocate => this.exist(bytes as u64),
+                Exhaustion::Fail => return Err(this.exhausted()),
+                Exhaustion::Wait(at_most) => {
+                    if let Some(block) = this.wait_for(class, bytes as u64, at_most)? {
+                        return Ok(block);
+                    }
+                }
+            }
         }
-        self.high_water.fetch_max(in_use, Ordering::Relaxed);
-        self.outstanding.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        let align = this.classes.align();
+        // A buffer of its own may use all that was rounded up.
+        let usable = if class == NO_CLASS { bytes } else { capacity };
+        let Some(block) = IdleBlock::allocate(bytes, align, usable, class, this.clone()) else {
+            this.existing.fetch_sub(bytes as u64, Ordering::SeqCst);
+            return Err(no_memory);
+        };
+        let own = class == NO_CLASS;
+        add(if own { &this.common.oversize } else { &this.common.misses }, 1);
+        add(&this.allocated, bytes as u64);
+        Ok(block)
     }
 
-    fn allocate(&self, len: usize) -> Result<Slab, BufferError> {
-        Slab::zeroed(len).ok_or_else(|| {
-            self.in_use.fetch_sub(len as u64, Ordering::Relaxed);
-            self.outstanding.fetch_sub(1, Ordering::Relaxed);
-            BufferError::OutOfMemory { len }
-        })
+    /// Takes note of bytes that are about to exist, if the limit allows them; frees what is idle in other classes
+    /// first if it does not.
+    fn admit(&self, bytes: u64) -> bool {
+        let limit = self.config.max_bytes as u64;
+        let fits = || {
+            let fit = |existing: u64| existing.checked_add(bytes).filter(|sum| *sum <= limit);
+            self.existing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fit)
+        };
+        let admitted = fits().or_else(|_| {
+            self.drain();
+            fits()
+        });
+        if let Ok(before) = admitted {
+            self.high_water.fetch_max(before + bytes, Ordering::Relaxed);
+        }
+        admitted.is_ok()
     }
 
-    /// A buffer is back: keeps it if it has a tier and there is room, frees it otherwise.
-    pub(crate) fn take_back(&self, slab: Slab) {
-        let len = slab.len();
-        self.in_use.fetch_sub(len as u64, Ordering::Relaxed);
-        self.outstanding.fetch_sub(1, Ordering::Relaxed);
-        let tier = BufferTier::for_size(len).filter(|tier| tier.size() == len);
-        let Some(tier) = tier else { return };
+    fn exist(&self, bytes: u64) {
+        let existing = self.existing.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        self.high_water.fetch_max(existing, Ordering::Relaxed);
+    }
+
+    fn exhausted(&self) -> BufferError {
+        let existing = self.existing.load(Ordering::Relaxed);
+        BufferError::Exhausted {
+            existing: usize::try_from(existing).unwrap_or(usize::MAX),
+            limit: self.config.max_bytes,
+        }
+    }
+
+    /// Takes a block back into the shared store, or frees it when enough is held.
+    fn take_back(&self, block: IdleBlock) {
+        if self.keep(block) {
+            add(&self.common.returns, 1);
+        } else {
+            add(&self.common.drops, 1);
+        }
+        self.waiting.wake();
+    }
+
+    /// Keeps a block in the shared store; `false`: it was freed, because it has no class or enough is held.
+    pub(crate) fn keep(&self, block: IdleBlock) -> bool {
+        let bytes = block.bytes() as u64;
         // Counted before it is kept, so that the bound holds at every moment.
-        let held = self.held.fetch_add(len as u64, Ordering::Relaxed) + len as u64;
-        if held > self.config.max_bytes_held as u64 {
-            self.held.fetch_sub(len as u64, Ordering::Relaxed);
-            self.drops.fetch_add(1, Ordering::Relaxed);
-            return;
+        let held = self.held.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        let idle = self.idle.get(block.class());
+        let (Some(idle), true, false) = (idle, held <= self.store_limit(), self.is_closed()) else {
+            self.held.fetch_sub(bytes, Ordering::SeqCst);
+            self.free(block);
+            return false;
+        };
+        with(idle, |idle| idle.push(block));
+        if self.is_closed() {
+            // Closed in between: nobody else would empty the store.
+            self.drain();
         }
-        with(&self.tiers[tier as usize], |slabs| slabs.push(slab));
-        self.returns.fetch_add(1, Ordering::Relaxed);
+        // A thread may have been given its cache in between.
+        self.shrink();
+        true
     }
+
+    /// Bytes that the shared store may hold.
+    fn store_limit(&self) -> u64 {
+        let leased = self.leased.load(Ordering::SeqCst);
+        (self.config.max_bytes_held as u64).saturating_sub(leased)
+    }
+
+    /// Gives a block's memory back to the system.
+    pub(crate) fn free(&self, block: IdleBlock) {
+        self.existing.fetch_sub(block.bytes() as u64, Ordering::SeqCst);
+        drop(block);
+    }
+
+    fn drain(&self) -> usize {
+        let mut freed = 0;
+        for idle in &self.idle {
+            for block in with(idle, std::mem::take) {
+                freed += block.bytes();
+                self.held.fetch_sub(block.bytes() as u64, Ordering::SeqCst);
+                self.free(block);
+            }
+        }
+        freed
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Sets bytes aside for a thread's cache; `false`: the caches of others take up half of what may be held.
+    pub(crate) fn lease(&self) -> bool {
+        let half = self.config.max_bytes_held as u64 / 2;
+        let fit = |leased: u64| Some(leased + self.cache_bytes).filter(|sum| *sum <= half);
+        let leased = self.leased.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fit).is_ok();
+        if leased {
+            self.shrink();
+        }
+        leased
+    }
+
+    pub(crate) fn end_lease(&self) {
+        self.leased.fetch_sub(self.cache_bytes, Ordering::SeqCst);
+    }
+
+    /// Buffers of a class that a thread keeps.
+    pub(crate) fn cache_room(&self, size: usize) -> usize {
+        self.config.thread_cache.min((CACHED_CLASS_BYTES / size.max(1)).max(2))
+    }
+
+    /// Whether threads have caches at all.
+    pub(crate) fn is_cached(&self) -> bool {
+        self.cache_bytes > 0
+    }
+
+    /// Frees idle blocks, large ones first, while more lie in the shared store than may.
+    fn shrink(&self) {
+        for idle in self.idle.iter().rev() {
+            while self.held.load(Ordering::SeqCst) > self.store_limit() {
+                let Some(block) = with(idle, Vec::pop) else { break };
+                self.held.fetch_sub(block.bytes() as u64, Ordering::SeqCst);
+                self.free(block);
+            }
+        }
+    }
+
+    #[cfg(not(loom))]
+    fn wait_for(
+        &self,
+        class: usize,
+        bytes: u64,
+        at_most: std::time::Duration,
+    ) -> Result<Option<IdleBlock>, BufferError> {
+        let try_take = || {
+            let block = self.take_shared(class);
+            (block.is_some() || self.admit(bytes)).then_some(block)
+        };
+        self.waiting.until(at_most, try_take).ok_or_else(|| self.exhausted())
+    }
+
+    #[cfg(loom)]
+    fn wait_for(
+        &self,
+        _class: usize,
+        _bytes: u64,
+        _at_most: std::time::Duration,
+    ) -> Result<Option<IdleBlock>, BufferError> {
+        Err(self.exhausted())
+    }
+}
+
+/// This thread has no cache for the pool.
+pub(crate) struct NoCache;
+
+#[cfg(not(loom))]
+use crate::local;
+/// Under loom there are no caches per thread: what is modelled is the shared store and the blocks.
+#[cfg(loom)]
+mod local {
+    use super::{Arc, IdleBlock, NoCache, Shared};
+
+    pub(super) fn take(_: &Arc<Shared>, _: usize) -> Result<Option<IdleBlock>, NoCache> {
+        Err(NoCache)
+    }
+
+    pub(super) fn put(_: *const Shared, block: IdleBlock) -> Result<(), IdleBlock> {
+        Err(block)
+    }
+
+    pub(super) fn flush(_: &Arc<Shared>) {}
+}
+
+#[cfg(not(loom))]
+use crate::waiting::Waiting;
+#[cfg(loom)]
+#[derive(Debug, Default)]
+struct Waiting;
+#[cfg(loom)]
+impl Waiting {
+    fn wake(&self) {}
 }

@@ -1,31 +1,47 @@
-//! A buffer in use: unique and writable, until it is frozen and shared. Either way it goes back to its pool by itself.
+//! A buffer in use: unique and writable, until it is shared. Either way it goes back to its pool by itself.
 use std::ops::{Deref, DerefMut};
 
 use bytes::Bytes;
 
 use crate::copy::{Reason, copy_counted};
 use crate::error::BufferError;
-use crate::pool::Shared;
-use crate::raw::slab::Slab;
-use crate::sync::Arc;
+use crate::raw::block::UniqueBlock;
+use crate::shared::SharedPacket;
 
-/// A unique, writable buffer; returns to its pool when dropped. Dereferences to the bytes filled so far.
+/// A unique, writable buffer; returns to its pool when dropped, on whichever thread that is. Dereferences to the bytes
+/// filled so far.
+///
+/// Room can be left in front, for headers that are known later:
+/// ```
+/// use straightway_buffer::{BufferPool, PoolConfig, Reason};
+///
+/// let pool = BufferPool::new(PoolConfig::packets())?;
+/// let mut packet = pool.acquire(100)?;
+/// packet.set_headroom(16)?;
+/// packet.fill_from(b"payload", Reason::Ingest);
+/// packet.prepend(4)?.copy_from_slice(b"head");
+/// assert_eq!(&packet[..], b"headpayload");
+/// # Ok::<(), straightway_buffer::BufferError>(())
+/// ```
 #[derive(Debug)]
 pub struct PooledBuffer {
-    /// Always there, except while it is being dropped.
-    slab: Option<Slab>,
-    pool: Arc<Shared>,
+    block: UniqueBlock,
+    start: usize,
     len: usize,
 }
 
 impl PooledBuffer {
-    pub(crate) fn new(slab: Slab, pool: Arc<Shared>) -> Self {
-        Self { slab: Some(slab), pool, len: 0 }
+    pub(crate) fn new(block: UniqueBlock) -> Self {
+        Self { block, start: 0, len: 0 }
     }
 
-    /// Bytes that it can hold.
+    pub(crate) fn from_parts(block: UniqueBlock, start: usize, len: usize) -> Self {
+        Self { block, start, len }
+    }
+
+    /// Bytes that it can hold, headroom aside.
     pub fn capacity(&self) -> usize {
-        self.slab.as_ref().map_or(0, Slab::len)
+        self.block.capacity() - self.start
     }
 
     /// Bytes that it can still take.
@@ -46,14 +62,39 @@ impl PooledBuffer {
         Ok(())
     }
 
-    /// Makes it empty again.
+    /// Makes it empty again, without headroom.
     pub fn clear(&mut self) {
-        self.len = 0;
+        (self.start, self.len) = (0, 0);
     }
 
-    /// The whole memory, filled or not.
+    /// Empties it and leaves that many bytes free in front.
+    ///
+    /// # Errors
+    /// [`BufferError::BeyondCapacity`].
+    pub fn set_headroom(&mut self, headroom: usize) -> Result<(), BufferError> {
+        let capacity = self.block.capacity();
+        if headroom > capacity {
+            return Err(BufferError::BeyondCapacity { len: headroom, capacity });
+        }
+        (self.start, self.len) = (headroom, 0);
+        Ok(())
+    }
+
+    /// Makes the headroom's last `len` bytes the buffer's first, to be written.
+    ///
+    /// # Errors
+    /// [`BufferError::BeyondCapacity`] when the headroom is smaller.
+    pub fn prepend(&mut self, len: usize) -> Result<&mut [u8], BufferError> {
+        let beyond = BufferError::BeyondCapacity { len, capacity: self.start };
+        self.start = self.start.checked_sub(len).ok_or(beyond)?;
+        self.len += len;
+        Ok(&mut self[..len])
+    }
+
+    /// The whole memory behind the headroom, filled or not.
     pub fn as_mut_capacity(&mut self) -> &mut [u8] {
-        self.slab.as_mut().map(Slab::bytes_mut).unwrap_or_default()
+        let start = self.start;
+        &mut self.block.bytes_mut()[start..]
     }
 
     /// Appends as much of `src` as fits, counting the copy; answers with the number of bytes taken.
@@ -64,8 +105,13 @@ impl PooledBuffer {
         taken
     }
 
-    /// Shares the filled bytes without copying them. One small allocation (the owner that [`Bytes`] boxes); the buffer
-    /// goes back to its pool when the last clone or slice is dropped, on whichever thread that is.
+    /// Shares the filled bytes without copying or allocating.
+    pub fn share(self) -> SharedPacket {
+        SharedPacket::new(self.block.share(), self.start, self.len)
+    }
+
+    /// Shares the filled bytes as [`Bytes`], without copying them. One small allocation (the owner that [`Bytes`]
+    /// boxes); the buffer goes back to its pool when the last clone or slice is dropped.
     pub fn freeze(self) -> Bytes {
         if self.is_empty() { Bytes::new() } else { Bytes::from_owner(self) }
     }
@@ -75,7 +121,7 @@ impl Deref for PooledBuffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.slab.as_ref().map(|slab| &slab.bytes()[..self.len]).unwrap_or_default()
+        &self.block.bytes()[self.start..self.start + self.len]
     }
 }
 
@@ -89,13 +135,5 @@ impl DerefMut for PooledBuffer {
 impl AsRef<[u8]> for PooledBuffer {
     fn as_ref(&self) -> &[u8] {
         self
-    }
-}
-
-impl Drop for PooledBuffer {
-    fn drop(&mut self) {
-        if let Some(slab) = self.slab.take() {
-            self.pool.take_back(slab);
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! What a pool has done.
+use crate::sync::{AtomicU64, Ordering};
 
-/// Counters of a pool, since it was made.
+/// Counters of a pool, since it was made. Read while others work, they are each right and only nearly of one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {
@@ -10,7 +11,7 @@ pub struct PoolStats {
     pub misses: u64,
     /// Buffers that came back and were kept.
     pub returns: u64,
-    /// Buffers that came back and were freed, because enough is held.
+    /// Buffers that came back and were freed: enough is held, or they are larger than the largest class.
     pub drops: u64,
     /// Allocations made.
     pub allocations: u64,
@@ -20,7 +21,7 @@ pub struct PoolStats {
     pub outstanding: u64,
     /// Bytes held idle.
     pub bytes_held: u64,
-    /// The most bytes that were in use at once.
+    /// The most bytes that existed at once, in use and idle.
     pub high_water_bytes: u64,
 }
 
@@ -30,4 +31,51 @@ impl PoolStats {
         let total = self.hits + self.misses;
         if total == 0 { 1.0 } else { self.hits as f64 / total as f64 }
     }
+}
+
+/// Counts of one thread, or of all that have no cache of their own.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) hits: AtomicU64,
+    pub(crate) misses: AtomicU64,
+    pub(crate) returns: AtomicU64,
+    pub(crate) drops: AtomicU64,
+    pub(crate) oversize: AtomicU64,
+    /// Bytes idle in the thread's cache.
+    pub(crate) held: AtomicU64,
+}
+
+impl Counts {
+    pub(crate) fn add_to(&self, stats: &mut PoolStats) {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        stats.hits += read(&self.hits);
+        stats.misses += read(&self.misses);
+        stats.returns += read(&self.returns);
+        stats.drops += read(&self.drops);
+        stats.oversize += read(&self.oversize);
+        stats.bytes_held += read(&self.held);
+    }
+
+    /// Takes over the counts of a thread that has ended.
+    pub(crate) fn absorb(&self, ended: &Self) {
+        for (mine, theirs) in [
+            (&self.hits, &ended.hits),
+            (&self.misses, &ended.misses),
+            (&self.returns, &ended.returns),
+            (&self.drops, &ended.drops),
+            (&self.oversize, &ended.oversize),
+        ] {
+            mine.fetch_add(theirs.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Adds to a counter that only this thread writes: no locked instruction.
+pub(crate) fn add_own(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+}
+
+/// Adds to a counter that any thread may write.
+pub(crate) fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
 }

@@ -3,7 +3,10 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use straightway_buffer::{BufferTier, LargeBufferPool, PoolConfig, Reason};
+use straightway_buffer::packet::take_buffer;
+use straightway_buffer::{
+    Arena, BufferPool, BufferTier, LargeBufferPool, PoolConfig, Reason, SharedPacket,
+};
 
 struct Counting;
 
@@ -66,4 +69,61 @@ fn freezing_costs_one_small_owner_and_no_copy() {
     assert!(bytes <= 128, "{bytes}");
     let (allocations, _) = cost(|| drop((frozen.clone(), frozen.slice(100..200))));
     assert_eq!(allocations, 0, "sharing and slicing are free");
+}
+
+#[test]
+fn packets_are_shared_sliced_and_taken_back_without_any_allocation() {
+    let pool = BufferPool::new(PoolConfig::packets()).expect("a pool");
+    let round = || {
+        let mut buffer = pool.acquire(1400).expect("a buffer");
+        buffer.fill_from(b"header|payload", Reason::Ingest);
+        let packet = buffer.share();
+        let (header, copy) = (packet.slice(..6), packet.clone());
+        drop((packet, header));
+        let unique = copy.try_into_mut().expect("the last");
+        drop(unique.share());
+    };
+    round();
+    let (allocations, _) = cost(|| (0..1000).for_each(|_| round()));
+    assert_eq!(allocations, 0);
+    let packet = pool.acquire(1400).expect("a buffer").share();
+    let mut packet = Some(SharedPacket::from(vec![1; 100]).slice(1..2)).or(Some(packet));
+    let (allocations, _) = cost(|| drop(packet.take().map(SharedPacket::into_bytes)));
+    assert_eq!(allocations, 1, "the owner that `Bytes` boxes");
+}
+
+#[test]
+fn packet_buffers_cost_nothing_once_there() {
+    let round = || {
+        let mut held = [const { None }; 8];
+        for (n, slot) in held.iter_mut().enumerate() {
+            let mut buffer = take_buffer([100, 300, 1000, 1500][n % 4]);
+            buffer.extend_from_slice(b"straight");
+            *slot = Some(buffer);
+        }
+    };
+    round();
+    let (allocations, _) = cost(|| (0..1000).for_each(|_| round()));
+    assert_eq!(allocations, 0);
+}
+
+#[test]
+fn a_batch_in_an_arena_is_one_buffer_and_no_allocation() {
+    let pool = BufferPool::new(PoolConfig::packets()).expect("a pool");
+    let round = |arena: Arena| {
+        let mut arena = arena;
+        while let Ok(room) = arena.reserve(1400) {
+            room[0] = 1;
+        }
+        let batch = arena.finish();
+        assert_eq!(batch.iter().map(|packet| packet.len()).sum::<usize>(), 46 * 1400);
+        batch.recycle().expect("free")
+    };
+    let mut arena = Some(round(Arena::new(pool.acquire(65_536).expect("a buffer"))));
+    let (allocations, _) = cost(|| {
+        for _ in 0..100 {
+            arena = arena.take().map(round);
+        }
+    });
+    assert_eq!(allocations, 0);
 }

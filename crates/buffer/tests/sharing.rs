@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, reason = "a test that cannot go on says so")]
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use straightway_buffer::{
@@ -57,17 +58,14 @@ fn what_is_held_stays_within_the_bound_and_can_be_trimmed() {
 
 #[test]
 fn exhaustion_is_an_error_by_policy_and_passes() {
-    let config = PoolConfig {
-        max_bytes_in_use: 128 * 1024,
-        exhaustion: Exhaustion::Fail,
-        ..PoolConfig::default()
-    };
+    let config =
+        PoolConfig { max_bytes: 128 * 1024, exhaustion: Exhaustion::Fail, ..PoolConfig::default() };
     let pool = LargeBufferPool::new(config);
     let first = pool.acquire(65_536).expect("the first");
     let _second = pool.acquire(65_536).expect("the second");
     assert_eq!(
         pool.acquire(1).err(),
-        Some(BufferError::Exhausted { outstanding: 131_072, limit: 131_072 })
+        Some(BufferError::Exhausted { existing: 131_072, limit: 131_072 })
     );
     drop(first);
     assert!(pool.acquire(1).is_ok());
@@ -86,6 +84,116 @@ fn a_buffer_outlives_its_pool_and_knows_its_end() {
     );
     buffer.set_len(102_400).expect("fits");
     assert_eq!(buffer.fill_from(b"more", Reason::Ingest), 0, "a short write is told");
+}
+
+#[test]
+fn a_thread_that_only_takes_and_one_that_only_gives_back_stay_within_the_bound() {
+    let config = PoolConfig { max_bytes_held: 4 << 20, ..PoolConfig::default() };
+    let pool = LargeBufferPool::new(config);
+    let (sender, receiver) = mpsc::sync_channel::<straightway_buffer::SharedPacket>(64);
+    let books = pool.clone();
+    let consumer = thread::spawn(move || {
+        let most = receiver.into_iter().map(|packet| {
+            drop(packet);
+            books.stats().bytes_held
+        });
+        most.max()
+    });
+    for n in 0..20_000usize {
+        let mut buffer = pool.acquire([100, 5000, 60_000][n % 3]).expect("a buffer");
+        buffer.set_len(100).expect("fits");
+        sender.send(buffer.share()).expect("the consumer lives");
+    }
+    drop(sender);
+    let most = consumer.join().expect("content").expect("some");
+    assert!(most <= 4 << 20, "{most}");
+    let stats = pool.stats();
+    assert_eq!(stats.outstanding, 0);
+    assert!(stats.hit_rate() > 0.99, "{stats:?}");
+    assert!(stats.high_water_bytes < 8 << 20, "{stats:?}");
+}
+
+#[test]
+fn what_a_thread_kept_is_there_for_others_when_it_ends() {
+    let pool = LargeBufferPool::new(PoolConfig::default());
+    let of_thread = pool.clone();
+    let kept = thread::spawn(move || {
+        drop((0..8).map(|_| of_thread.acquire(1).expect("a buffer")).collect::<Vec<_>>());
+        of_thread.stats()
+    });
+    let while_alive = kept.join().expect("content");
+    assert_eq!((while_alive.returns, while_alive.bytes_held), (8, 8 * 4096));
+    let after = pool.stats();
+    assert_eq!(
+        (after.returns, after.bytes_held, after.misses),
+        (8, 8 * 4096, 8),
+        "nothing is lost"
+    );
+    let again: Vec<_> = (0..8).map(|_| pool.acquire(1).expect("a buffer")).collect();
+    assert_eq!((pool.stats().hits, pool.stats().misses, again.len()), (8, 8, 8));
+}
+
+#[test]
+fn a_waiting_thread_gets_the_buffer_that_comes_back_or_an_error_at_its_deadline() {
+    let wait = |at_most| {
+        LargeBufferPool::new(PoolConfig {
+            max_bytes: 65_536,
+            exhaustion: Exhaustion::Wait(at_most),
+            ..PoolConfig::default()
+        })
+    };
+    let patient = wait(Duration::from_mins(1));
+    for len in [65_536, 4096, 1] {
+        let first = patient.acquire(len).expect("the first");
+        let filler: Vec<_> = (0..16)
+            .map_while(|_| {
+                (patient.stats().high_water_bytes < 65_536)
+                    .then(|| patient.acquire(1).expect("room"))
+            })
+            .collect();
+        let (pool, (started, is_started)) = (patient.clone(), mpsc::channel());
+        let waiter = thread::spawn(move || {
+            started.send(()).expect("told");
+            pool.acquire(65_536).map(drop)
+        });
+        is_started.recv().expect("started");
+        drop((first, filler));
+        assert_eq!(waiter.join().expect("content"), Ok(()));
+    }
+    let hasty = wait(Duration::from_millis(1));
+    let _all = hasty.acquire(65_536).expect("the first");
+    let refused = hasty.acquire(1).err();
+    assert_eq!(refused, Some(BufferError::Exhausted { existing: 65_536, limit: 65_536 }));
+}
+
+#[test]
+fn secrets_are_wiped_when_they_come_back() {
+    for wipe in [false, true] {
+        let pool = LargeBufferPool::new(PoolConfig { wipe, ..PoolConfig::default() });
+        let mut buffer = pool.acquire(4096).expect("a buffer");
+        buffer.as_mut_capacity().fill(0x5e);
+        drop(buffer);
+        let mut again = pool.acquire(4096).expect("the same");
+        assert_eq!(again.as_mut_capacity().iter().all(|byte| *byte == 0), wipe);
+        assert_eq!(pool.stats().hits, 1);
+    }
+}
+
+#[test]
+fn a_report_names_the_places_that_hold_buffers() {
+    let pool = LargeBufferPool::new(PoolConfig { name: "leaky", ..PoolConfig::default() });
+    let held: Vec<_> = (0..3).map(|_| pool.acquire(1).expect("a buffer")).collect();
+    let _one = pool.acquire_tier(BufferTier::Large).expect("a buffer");
+    let report = pool.leak_report();
+    assert_eq!(report.outstanding, 4);
+    if cfg!(debug_assertions) {
+        let counts: Vec<_> = report.places.iter().map(|(_, count)| *count).collect();
+        assert_eq!(counts, [3, 1]);
+        assert!(report.places.iter().all(|(place, _)| place.file().ends_with("sharing.rs")));
+        assert!(report.to_string().starts_with("leaky: 4 buffers are out\n  3 taken at "));
+    }
+    drop(held);
+    assert_eq!(pool.leak_report().outstanding, 1);
 }
 
 /// The bytes that a mix-up would change first.

@@ -1,2 +1,2 @@
 //! The memory itself: the only place in this crate with unsafe code.
-pub(crate) mod slab;
+pub(crate) mod block;

@@ -80,12 +80,12 @@ pub const POOL: &[Stat<PoolStats>] = stats! {
     Counter hits "" "Buffers taken from the pool." |s| s.hits;
     Counter misses "" "Buffers that had to be allocated." |s| s.misses;
     Counter returns "" "Buffers given back and kept." |s| s.returns;
-    Counter drops "" "Buffers given back and freed because the pool was full." |s| s.drops;
+    Counter drops "" "Buffers given back and freed: the pool was full, or they were oversize." |s| s.drops;
     Counter allocations "" "Allocations from the heap." |s| s.allocations;
     Counter oversize "" "Buffers larger than the largest class." |s| s.oversize;
     Gauge outstanding "" "Buffers in use." |s| s.outstanding;
     Gauge bytes_held "bytes" "Memory kept for reuse." |s| s.bytes_held;
-    Gauge high_water_bytes "bytes" "Most memory ever kept for reuse." |s| s.high_water_bytes;
+    Gauge high_water_bytes "bytes" "Most memory that existed at once, in use and kept." |s| s.high_water_bytes;
 };
 
 /// Bytes copied in user space, by reason: group `copies`.
@@ -95,6 +95,7 @@ pub const COPIES: &[Stat<CopyStats>] = stats! {
     Counter checksums "bytes" "Checksums copied behind a body." |s| s.checksums;
     Counter relocate "bytes" "Objects copied to another place on the device." |s| s.relocate;
     Counter encrypt "bytes" "Objects copied into memory that encryption may read." |s| s.encrypt;
+    Counter cursor "bytes" "Bytes copied into and out of buffers through cursors." |s| s.cursor;
 };
 
 /// Statistics of the data listeners: group `http`. Requests by method and status and the latency histogram stand beside them.

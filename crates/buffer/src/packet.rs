@@ -1,0 +1,130 @@
+//! Packet buffers of 256, 512 and 1500 bytes as `BytesMut`, 32 of each for every thread.
+//!
+//! For code that builds into [`BytesMut`]. Nothing here is shared between threads, so nothing is locked: a buffer that
+//! comes back on another thread stays there.
+//!
+//! ```
+//! use straightway_buffer::packet::{get_buffer, return_buffer, take_buffer};
+//!
+//! let mut buffer = get_buffer(300);
+//! buffer.extend_from_slice(b"straight");
+//! return_buffer(buffer);
+//! let mut cannot_be_forgotten = take_buffer(300);
+//! cannot_be_forgotten.extend_from_slice(b"way");
+//! ```
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+
+use bytes::BytesMut;
+
+use crate::stats::PoolStats;
+
+/// The classes.
+pub const SIZES: [usize; 3] = [256, 512, 1500];
+/// Buffers of each class that a thread keeps.
+pub const PER_CLASS: usize = 32;
+/// A buffer that has grown beyond this is not kept: it would hold on to memory that its class does not need.
+const LARGEST_KEPT: usize = 2 * SIZES[2];
+
+#[derive(Default)]
+struct Local {
+    idle: [Vec<BytesMut>; 3],
+    stats: PoolStats,
+}
+
+thread_local! {
+    static LOCAL: RefCell<Local> = RefCell::new(Local::default());
+}
+
+/// An empty buffer with room for at least `size` bytes: of the smallest class that has it (a size equal to a class's
+/// fits it), above 1500 one of its own.
+pub fn get_buffer(size: usize) -> BytesMut {
+    let taken = LOCAL.try_with(|local| {
+        let mut local = local.try_borrow_mut().ok()?;
+        let Local { idle, stats } = &mut *local;
+        stats.outstanding += 1;
+        let Some(class) = SIZES.iter().position(|class| size <= *class) else {
+            stats.oversize += 1;
+            stats.allocations += 1;
+            return None;
+        };
+        if let Some(buffer) = idle[class].pop() {
+            stats.hits += 1;
+            stats.bytes_held -= buffer.capacity() as u64;
+            return Some(buffer);
+        }
+        stats.misses += 1;
+        stats.allocations += 1;
+        Some(BytesMut::with_capacity(SIZES[class]))
+    });
+    // Without the thread's pool, which is gone when the thread is ending, a buffer is a buffer all the same.
+    taken.ok().flatten().unwrap_or_else(|| BytesMut::with_capacity(size))
+}
+
+/// Gives a buffer back to this thread's pool. Any will do: it is kept in the largest class that it still has the room
+/// for, after what was split off or advanced over is reclaimed if nobody else holds it; what is too small, too large
+/// or too many is freed.
+pub fn return_buffer(mut buffer: BytesMut) {
+    buffer.clear();
+    // Nothing is allocated: `false` if the memory is shared or too small.
+    let class = (0..SIZES.len()).rev().find(|class| buffer.try_reclaim(SIZES[*class]));
+    let kept = LOCAL.try_with(|local| {
+        let Ok(mut local) = local.try_borrow_mut() else { return };
+        let Local { idle, stats } = &mut *local;
+        stats.outstanding = stats.outstanding.saturating_sub(1);
+        match class.filter(|_| buffer.capacity() <= LARGEST_KEPT).map(|class| &mut idle[class]) {
+            Some(idle) if idle.len() < PER_CLASS => {
+                stats.returns += 1;
+                stats.bytes_held += buffer.capacity() as u64;
+                stats.high_water_bytes = stats.high_water_bytes.max(stats.bytes_held);
+                idle.push(buffer);
+            }
+            _ => stats.drops += 1,
+        }
+    });
+    // A thread that is ending keeps nothing.
+    kept.unwrap_or_default();
+}
+
+/// As [`get_buffer`], in a wrapper that gives the buffer back by itself.
+pub fn take_buffer(size: usize) -> PacketBuffer {
+    PacketBuffer(get_buffer(size))
+}
+
+/// What this thread's pool has done. `high_water_bytes` is the most that was held idle.
+pub fn stats() -> PoolStats {
+    LOCAL.try_with(|local| local.borrow().stats).unwrap_or_default()
+}
+
+/// A [`BytesMut`] that goes back to the pool of the thread that drops it.
+#[derive(Debug)]
+pub struct PacketBuffer(BytesMut);
+
+impl PacketBuffer {
+    /// Keeps the buffer out of the pool.
+    pub fn into_inner(mut self) -> BytesMut {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Deref for PacketBuffer {
+    type Target = BytesMut;
+
+    fn deref(&self) -> &BytesMut {
+        &self.0
+    }
+}
+
+impl DerefMut for PacketBuffer {
+    fn deref_mut(&mut self) -> &mut BytesMut {
+        &mut self.0
+    }
+}
+
+impl Drop for PacketBuffer {
+    fn drop(&mut self) {
+        if self.0.capacity() > 0 {
+            return_buffer(std::mem::take(&mut self.0));
+        }
+    }
+}
