@@ -46,7 +46,8 @@ impl<'a> Source<'a> {
 
     /// Code that is shipped.
     fn production(&self) -> impl Iterator<Item = (usize, &'a str)> + '_ {
-        let shipped = self.path.starts_with("crates/") && self.path.contains("/src/");
+        let shipped =
+            self.path.starts_with("crates/") && self.path.contains("/src/") && !self.in_tests();
         self.code().take_while(move |(index, _)| shipped && *index < self.tests_from)
     }
 
