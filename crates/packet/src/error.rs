@@ -53,6 +53,9 @@ pub enum PacketError {
         /// Bytes that it carries at most.
         max: usize,
     },
+    /// No buffer, or not one that is large enough.
+    #[error(transparent)]
+    Buffer(#[from] straightway_buffer::BufferError),
     /// The operating system refused an operation.
     #[error("{operation}: {source}")]
     Io {

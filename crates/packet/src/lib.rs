@@ -1,6 +1,23 @@
 //! Packets that are built, sent, received and parsed without a copy.
+//!
+//! ```text
+//! view      bytes ──parse──> Frame, Ethernet, Ipv4, Tcp, ...   borrowed, nothing allocated
+//! build     TcpPacketBuilder, UdpPacketBuilder ──build_into──> a buffer that the caller has
+//! overlay   the node's own messages, flat
+//! fragment  IPv4 and IPv6 fragments, made and put together again within bounds
+//! batch     many datagrams by one system call (Linux), one by one elsewhere
+//! capture   the kernel's ring of packets, and pcap files
+//! ```
+//! *Knows:* packets, and the system calls that move them. *Does not know:* what they are for. Everything but `batch`,
+//! `capture::ring` and `tap` takes bytes and a clock in and gives bytes out.
 #![deny(unsafe_code)]
 
+mod addr;
+pub mod checksum;
 mod error;
+mod field;
+pub mod overlay;
 
+pub use addr::MacAddr;
+pub use checksum::{Checksum, checksum};
 pub use error::PacketError;
