@@ -27,7 +27,7 @@ pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
 }
 
 /// Fields written one behind the other into a slice that is long enough.
-pub(crate) struct Writer<'a>(pub(crate) &'a mut [u8]);
+pub struct Writer<'a>(pub(crate) &'a mut [u8]);
 
 impl Writer<'_> {
     #[inline]

@@ -13,10 +13,12 @@
 #![deny(unsafe_code)]
 
 mod addr;
+pub mod build;
 pub mod checksum;
 mod error;
 mod field;
 pub mod overlay;
+pub mod view;
 
 pub use addr::MacAddr;
 pub use checksum::{Checksum, checksum};

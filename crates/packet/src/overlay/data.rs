@@ -2,7 +2,7 @@
 use super::too_short;
 use crate::addr::MacAddr;
 use crate::error::PacketError;
-use crate::field::{Writer, field};
+use crate::field::field;
 
 /// A frame on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,12 +46,6 @@ impl<'a> ToUpstream<'a> {
         ))?;
         Ok(Self { origin: MacAddr(*origin), payload })
     }
-
-    #[inline]
-    pub(super) fn write(&self, out: &mut Writer<'_>) {
-        out.put(&self.origin.0);
-        out.put(self.payload);
-    }
 }
 
 impl<'a> ToDownstream<'a> {
@@ -65,12 +59,5 @@ impl<'a> ToDownstream<'a> {
         };
         let (origin, destination) = (MacAddr(field(header, 0)), MacAddr(field(header, 6)));
         Ok(Self { origin, destination, payload })
-    }
-
-    #[inline]
-    pub(super) fn write(&self, out: &mut Writer<'_>) {
-        out.put(&self.origin.0);
-        out.put(&self.destination.0);
-        out.put(self.payload);
     }
 }

@@ -9,7 +9,10 @@ use crate::field::{Writer, be16, field};
 /// What stands where an Ethernet frame has its type.
 pub const MARKER: [u8; 2] = [0x30, 0x30];
 
+const LAYER: &str = "overlay message";
 const HEADER_BYTES: usize = 16;
+/// The longest that comes before a payload: a whole heartbeat reply.
+const MAX_HEAD: usize = HEADER_BYTES + HeartbeatReply::BODY_BYTES;
 
 /// A message between two neighbours.
 ///
@@ -61,7 +64,7 @@ impl<'a> Message<'a> {
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
         let Some((header, body)) = bytes.split_first_chunk::<HEADER_BYTES>() else {
-            return Err(too_short("overlay message", HEADER_BYTES, bytes.len()));
+            return Err(too_short(LAYER, HEADER_BYTES, bytes.len()));
         };
         let [.., kind, subtype] = *header;
         if field(header, 12) != MARKER {
@@ -102,34 +105,54 @@ impl<'a> Message<'a> {
     #[inline]
     pub fn write_to(&self, out: &mut [u8]) -> Result<usize, PacketError> {
         let (len, max) = (self.wire_size(), out.len());
-        let out = out.get_mut(..len).ok_or(PacketError::TooLong {
-            layer: "overlay message",
-            len,
-            max,
-        })?;
-        self.write(out);
+        let out = out.get_mut(..len);
+        let mut out = Writer(out.ok_or(PacketError::TooLong { layer: LAYER, len, max })?);
+        self.write_head(&mut out);
+        out.put(self.payload());
         Ok(len)
     }
 
     /// Appends it to a buffer; allocates only if the buffer lacks the room.
     #[inline]
     pub fn serialize_into(&self, out: &mut BytesMut) {
-        let (start, len) = (out.len(), self.wire_size());
-        out.resize(start + len, 0);
-        self.write(&mut out[start..]);
+        out.reserve(self.wire_size());
+        self.append(|bytes| out.extend_from_slice(bytes));
     }
 
-    fn write(&self, out: &mut [u8]) {
-        let mut out = Writer(out);
+    /// The frame that it carries; empty for control messages.
+    #[inline]
+    pub fn payload(&self) -> &'a [u8] {
+        match &self.packet {
+            PacketType::Control(_) => &[],
+            PacketType::Data(Data::ToUpstream(data)) => data.payload,
+            PacketType::Data(Data::ToDownstream(data)) => data.payload,
+        }
+    }
+
+    /// Hands over everything before the payload, put together on the stack, and the payload.
+    #[inline]
+    fn append(&self, mut put: impl FnMut(&[u8])) {
+        let mut head = [0; MAX_HEAD];
+        let payload = self.payload();
+        self.write_head(&mut Writer(&mut head));
+        put(&head[..self.wire_size() - payload.len()]);
+        put(payload);
+    }
+
+    #[inline]
+    fn write_head(&self, out: &mut Writer<'_>) {
         out.put(&self.to.0);
         out.put(&self.from.0);
         out.put(&MARKER);
         out.put(&self.packet.tags());
         match &self.packet {
-            PacketType::Control(Control::Heartbeat(heartbeat)) => heartbeat.write(&mut out),
-            PacketType::Control(Control::HeartbeatReply(reply)) => reply.write(&mut out),
-            PacketType::Data(Data::ToUpstream(data)) => data.write(&mut out),
-            PacketType::Data(Data::ToDownstream(data)) => data.write(&mut out),
+            PacketType::Control(Control::Heartbeat(heartbeat)) => heartbeat.write(out),
+            PacketType::Control(Control::HeartbeatReply(reply)) => reply.write(out),
+            PacketType::Data(Data::ToUpstream(data)) => out.put(&data.origin.0),
+            PacketType::Data(Data::ToDownstream(data)) => {
+                out.put(&data.origin.0);
+                out.put(&data.destination.0);
+            }
         }
     }
 }
@@ -149,12 +172,12 @@ impl PacketType<'_> {
 /// One allocation, of exactly the size.
 impl From<&Message<'_>> for Vec<u8> {
     fn from(message: &Message<'_>) -> Self {
-        let mut flat = vec![0; message.wire_size()];
-        message.write(&mut flat);
+        let mut flat = Self::with_capacity(message.wire_size());
+        message.append(|bytes| flat.extend_from_slice(bytes));
         flat
     }
 }
 
 fn wrong(field: &'static str, value: u16, rule: &'static str) -> PacketError {
-    PacketError::BadField { layer: "overlay message", field, value: u64::from(value), rule }
+    PacketError::BadField { layer: LAYER, field, value: u64::from(value), rule }
 }

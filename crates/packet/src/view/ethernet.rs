@@ -1,0 +1,119 @@
+//! Ethernet II, with up to two VLAN tags (IEEE 802.1Q, 802.1ad).
+use super::truncated;
+use crate::addr::MacAddr;
+use crate::error::PacketError;
+use crate::field::{be16, field};
+
+/// What an Ethernet frame carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EtherType(pub u16);
+
+impl EtherType {
+    /// IPv4.
+    pub const IPV4: Self = Self(0x0800);
+    /// ARP.
+    pub const ARP: Self = Self(0x0806);
+    /// A customer's VLAN tag.
+    pub const VLAN: Self = Self(0x8100);
+    /// IPv6.
+    pub const IPV6: Self = Self(0x86dd);
+    /// A provider's VLAN tag.
+    pub const PROVIDER_VLAN: Self = Self(0x88a8);
+    /// The node's own messages.
+    pub const OVERLAY: Self = Self(0x3030);
+}
+
+/// A VLAN tag.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct VlanTag {
+    /// Which kind of tag: [`EtherType::VLAN`] or [`EtherType::PROVIDER_VLAN`].
+    pub kind: EtherType,
+    /// Priority, 0 to 7.
+    pub priority: u8,
+    /// Whether it may be dropped first.
+    pub drop_eligible: bool,
+    /// The VLAN, 0 to 4095.
+    pub id: u16,
+}
+
+impl VlanTag {
+    fn read(kind: EtherType, tci: u16) -> Self {
+        let [high, _] = tci.to_be_bytes();
+        Self { kind, priority: high >> 5, drop_eligible: high & 0x10 != 0, id: tci & 0x0fff }
+    }
+
+    pub(crate) fn tci(self) -> u16 {
+        u16::from(self.priority & 7) << 13 | u16::from(self.drop_eligible) << 12 | self.id & 0x0fff
+    }
+}
+
+/// An Ethernet frame.
+#[derive(Debug, Clone, Copy)]
+pub struct Ethernet<'a> {
+    header: &'a [u8; 14],
+    tags: [Option<VlanTag>; 2],
+    ether_type: EtherType,
+    payload: &'a [u8],
+}
+
+const LAYER: &str = "ethernet";
+
+impl<'a> Ethernet<'a> {
+    /// Bytes of the header without tags.
+    pub const HEADER_BYTES: usize = 14;
+
+    /// Reads a frame, without preamble and checksum.
+    ///
+    /// # Errors
+    /// [`PacketError::Truncated`].
+    #[inline]
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
+        let (header, mut payload) = bytes.split_first_chunk::<14>().ok_or(truncated(
+            LAYER,
+            Self::HEADER_BYTES,
+            bytes.len(),
+        ))?;
+        let mut ether_type = EtherType(be16(header, 12));
+        let mut tags = [None; 2];
+        for tag in &mut tags {
+            if !matches!(ether_type, EtherType::VLAN | EtherType::PROVIDER_VLAN) {
+                break;
+            }
+            let (read, rest) =
+                payload.split_first_chunk::<4>().ok_or(truncated("vlan", 4, payload.len()))?;
+            *tag = Some(VlanTag::read(ether_type, be16(read, 0)));
+            ether_type = EtherType(be16(read, 2));
+            payload = rest;
+        }
+        Ok(Self { header, tags, ether_type, payload })
+    }
+
+    /// Whom it is for.
+    #[inline]
+    pub fn destination(&self) -> MacAddr {
+        MacAddr(field(self.header, 0))
+    }
+
+    /// Who sent it.
+    #[inline]
+    pub fn source(&self) -> MacAddr {
+        MacAddr(field(self.header, 6))
+    }
+
+    /// Its VLAN tags, outermost first.
+    pub fn tags(&self) -> impl Iterator<Item = VlanTag> + use<> {
+        self.tags.into_iter().flatten()
+    }
+
+    /// What it carries, behind the tags.
+    #[inline]
+    pub fn ether_type(&self) -> EtherType {
+        self.ether_type
+    }
+
+    /// What follows header and tags; short frames are padded to 46 bytes on the link.
+    #[inline]
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+}

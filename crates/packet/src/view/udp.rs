@@ -1,0 +1,68 @@
+//! UDP (RFC 768).
+use super::{Addresses, bad, protocol, truncated, verified};
+use crate::error::PacketError;
+use crate::field::be16;
+
+/// A UDP datagram.
+#[derive(Debug, Clone, Copy)]
+pub struct Udp<'a> {
+    header: &'a [u8; 8],
+    datagram: &'a [u8],
+}
+
+const LAYER: &str = "udp";
+
+impl<'a> Udp<'a> {
+    /// Bytes of the header.
+    pub const HEADER_BYTES: usize = 8;
+
+    /// Reads a datagram. What its length leaves out is left out.
+    ///
+    /// # Errors
+    /// [`PacketError::Truncated`]; [`PacketError::BadField`] for a length below the header's.
+    #[inline]
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
+        let header = bytes.first_chunk::<8>().ok_or(truncated(LAYER, 8, bytes.len()))?;
+        let len = usize::from(be16(header, 4));
+        if len < Self::HEADER_BYTES {
+            return Err(bad(LAYER, "length", len as u64, "must be at least 8"));
+        }
+        let datagram = bytes.get(..len).ok_or(truncated(LAYER, len, bytes.len()))?;
+        Ok(Self { header, datagram })
+    }
+
+    /// The sender's port.
+    #[inline]
+    pub fn source_port(&self) -> u16 {
+        be16(self.header, 0)
+    }
+
+    /// The receiver's port.
+    #[inline]
+    pub fn destination_port(&self) -> u16 {
+        be16(self.header, 2)
+    }
+
+    /// The checksum as it stands there; 0 over IPv4: there is none.
+    pub fn checksum(&self) -> u16 {
+        be16(self.header, 6)
+    }
+
+    /// The data.
+    #[inline]
+    pub fn payload(&self) -> &'a [u8] {
+        self.datagram.get(Self::HEADER_BYTES..).unwrap_or_default()
+    }
+
+    /// Checks the checksum. A missing one passes over IPv4 and fails over IPv6 (RFC 8200 §8.1).
+    ///
+    /// # Errors
+    /// [`PacketError::Checksum`].
+    pub fn verify_checksum(&self, addresses: &Addresses) -> Result<(), PacketError> {
+        if self.checksum() == 0 && matches!(addresses, Addresses::V4 { .. }) {
+            return Ok(());
+        }
+        let sum = addresses.checksum(protocol::UDP, self.datagram);
+        verified(LAYER, self.checksum(), if self.checksum() == 0 { sum.max(1) } else { sum })
+    }
+}
