@@ -13,10 +13,13 @@
 #![deny(unsafe_code)]
 
 mod addr;
+pub mod batch;
 pub mod build;
+pub mod capture;
 pub mod checksum;
 mod error;
 mod field;
+pub mod fragment;
 pub mod overlay;
 pub mod view;
 

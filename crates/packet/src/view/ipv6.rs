@@ -146,7 +146,28 @@ pub struct ExtensionHeaders<'a> {
     failed: bool,
 }
 
+impl ExtensionHeader<'_> {
+    /// Bytes that it takes.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::HopByHop(options) | Self::DestinationOptions(options) => 2 + options.len(),
+            Self::Routing(_, _, data) => 4 + data.len(),
+            Self::Fragment(_) => 8,
+        }
+    }
+}
+
 impl<'a> ExtensionHeaders<'a> {
+    /// What the header that was read last says to follow.
+    pub fn next_header(&self) -> u8 {
+        self.next
+    }
+
+    /// What follows the header that was read last.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     fn read(&mut self) -> Result<ExtensionHeader<'a>, PacketError> {
         const LAYER: &str = "ipv6 extension header";
         if self.seen == MAX_EXTENSIONS {

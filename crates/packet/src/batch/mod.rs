@@ -1,0 +1,4 @@
+//! Many datagrams at once.
+mod pacer;
+
+pub use pacer::Pacer;

@@ -1,0 +1,2 @@
+//! Packets recorded: files, and the kernel's ring.
+pub mod pcap;

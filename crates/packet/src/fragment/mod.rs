@@ -1,0 +1,6 @@
+//! Fragments of IP packets: made, and put together again within bounds.
+mod reassemble;
+mod split;
+
+pub use reassemble::{Limits, Outcome, Reassembler, ReassemblyStats};
+pub use split::{fragment_v4, fragment_v6};
