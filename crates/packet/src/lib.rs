@@ -21,8 +21,14 @@ mod error;
 mod field;
 pub mod fragment;
 pub mod overlay;
+#[allow(unsafe_code, reason = "system calls; each block is argued")]
+mod sys;
+#[cfg(target_os = "linux")]
+mod tap;
 pub mod view;
 
 pub use addr::MacAddr;
 pub use checksum::{Checksum, checksum};
 pub use error::PacketError;
+#[cfg(target_os = "linux")]
+pub use tap::Tap;

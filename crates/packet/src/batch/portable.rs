@@ -1,0 +1,57 @@
+//! One datagram by one call, with nothing but the standard library.
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+
+use bytes::Bytes;
+use straightway_buffer::PooledBuffer;
+
+use super::receive::Received;
+
+/// Sends packets until the socket is full; gives how many were taken.
+pub(super) fn send<'a>(
+    socket: &UdpSocket,
+    packets: impl Iterator<Item = (&'a SocketAddr, &'a Bytes)>,
+) -> (usize, usize, io::Result<()>) {
+    let (mut sent, mut calls) = (0, 0);
+    for (to, packet) in packets {
+        calls += 1;
+        match socket.send_to(packet, to) {
+            Ok(_) => sent += 1,
+            Err(error) => return (sent, calls, Err(error)),
+        }
+    }
+    (sent, calls, Ok(()))
+}
+
+/// Receives what is there, one datagram into each buffer.
+pub(super) fn receive(
+    socket: &UdpSocket,
+    buffers: &mut [PooledBuffer],
+    into: &mut Vec<Received>,
+) -> io::Result<u64> {
+    for (n, buffer) in buffers.iter_mut().enumerate() {
+        match socket.recv_from(buffer.as_mut_capacity()) {
+            Ok((len, from)) => {
+                // Without the kernel's word for it, a datagram that fills the buffer may have been longer.
+                let truncated = len == buffer.capacity();
+                into.push(Received {
+                    from: Some(from),
+                    len,
+                    truncated,
+                    segment: None,
+                    dropped: None,
+                });
+            }
+            Err(error) if n > 0 && error.kind() == io::ErrorKind::WouldBlock => {
+                return Ok(n as u64 + 1);
+            }
+            Err(error) if n > 0 => {
+                // What was received is not thrown away for it: the next call will meet it again, or it has passed.
+                let _ = error;
+                return Ok(n as u64 + 1);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(buffers.len() as u64)
+}

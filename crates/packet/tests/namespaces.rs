@@ -1,0 +1,231 @@
+//! Real devices in network namespaces: TAP, the capture ring, batches over a cable.
+#![cfg(target_os = "linux")]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on says so")]
+mod netns;
+
+use std::io::IoSlice;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use netns::{Pair, run};
+use straightway_packet::batch::{BatchReceiver, BatchSender, ReceiveOptions, SendOptions};
+use straightway_packet::build::{IcmpPacketBuilder, UdpPacketBuilder};
+use straightway_packet::capture::{CaptureRing, RingOptions};
+use straightway_packet::fragment::fragment_v4;
+use straightway_packet::view::{Arp, Echo, EtherType, Ethernet, Frame, Network, Transport};
+use straightway_packet::{MacAddr, PacketError, Tap};
+
+const SOON: Duration = Duration::from_secs(10);
+const US: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x77]);
+
+/// The next frame that the kernel sends through the device and that `wanted` makes something of.
+fn next<R>(tap: &Tap, mut wanted: impl FnMut(&[u8], &Frame<'_>) -> Option<R>) -> R {
+    let deadline = Instant::now() + SOON;
+    let mut frame = [0; 2048];
+    while Instant::now() < deadline {
+        if let Some(len) = tap.try_read(&mut frame).unwrap() {
+            let bytes = &frame[..len];
+            if let Some(found) = Frame::parse(bytes).ok().and_then(|frame| wanted(bytes, &frame)) {
+                return found;
+            }
+        } else {
+            tap.wait_readable(Duration::from_millis(100)).unwrap();
+        }
+    }
+    panic!("no such frame came");
+}
+
+fn write(tap: &Tap, frame: &[u8]) {
+    // In two pieces, which are one frame all the same.
+    let (head, rest) = frame.split_at(14);
+    assert!(tap.try_write(&[IoSlice::new(head), IoSlice::new(rest)]).unwrap());
+}
+
+#[test]
+fn the_kernel_answers_what_we_build_and_we_read_its_answers() {
+    let Some(pair) = Pair::new("tap") else { return };
+    pair.within(0, || {
+        let tap = Tap::create(Some("tap7")).expect("made as root");
+        assert_eq!(tap.name(), "tap7");
+        let taken = Tap::create(Some("tap7")).expect_err("the name is taken").to_string();
+        assert!(taken.contains("tap7") && taken.contains("taken"), "{taken}");
+        assert!(Tap::create(Some("a-name-that-is-too-long")).is_err());
+        let ns = &pair.names[0];
+        run(&format!("ip -n {ns} addr add 10.78.0.1/24 dev tap7 && ip -n {ns} link set tap7 up"));
+        run(&format!("ip -n {ns} neigh add 10.78.0.2 lladdr {US} dev tap7 nud permanent"));
+        let kernel: MacAddr = run(&format!("ip -n {ns} -br link show tap7"))
+            .split_whitespace()
+            .nth(2)
+            .unwrap()
+            .parse()
+            .unwrap();
+        let (us, it) = ("10.78.0.2".parse().unwrap(), "10.78.0.1".parse().unwrap());
+
+        // It answers our ping, which it does only if every checksum is right.
+        let echo = Echo { reply: false, identifier: 7, sequence: 9 };
+        let ping = IcmpPacketBuilder::new(us, it, echo).unwrap().ethernet(US, kernel);
+        write(&tap, &ping.build(b"straightway").unwrap());
+        let answer = |frame: &Frame<'_>| match frame.transport {
+            Transport::Icmp(icmp) => {
+                icmp.echo().filter(|echo| echo.reply).map(|echo| (echo, icmp.payload().to_vec()))
+            }
+            _ => None,
+        };
+        let (echo, payload) = next(&tap, |_, frame| {
+            answer(frame).inspect(|_| frame.verify_checksums().expect("the kernel is right"))
+        });
+        assert_eq!((echo.identifier, echo.sequence, &payload[..]), (7, 9, &b"straightway"[..]));
+
+        // It puts our fragments together.
+        let ping = IcmpPacketBuilder::new(us, it, Echo { sequence: 10, ..echo })
+            .unwrap()
+            .dont_fragment(false);
+        let echo = Echo { reply: false, ..Echo { sequence: 10, ..echo } };
+        let ping =
+            IcmpPacketBuilder::new(us, it, echo).unwrap().dont_fragment(false).identification(1400);
+        let packet = ping.build(&[3; 1400]).unwrap();
+        let mut sent = 0;
+        fragment_v4(&packet, 600, &mut bytes::BytesMut::new(), |fragment| {
+            write(
+                &tap,
+                &[&kernel.0[..], &US.0, &EtherType::IPV4.0.to_be_bytes(), fragment].concat(),
+            );
+            sent += 1;
+        })
+        .unwrap();
+        assert!(sent > 2);
+        assert_eq!(next(&tap, |_, frame| answer(frame)).1, [3; 1400]);
+
+        // It asks for our address, and gets datagrams that we build.
+        let socket = UdpSocket::bind("10.78.0.1:5000").unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        let builder = UdpPacketBuilder::new(
+            "10.78.0.2:6000".parse().unwrap(),
+            "10.78.0.1:5000".parse().unwrap(),
+        );
+        write(&tap, &builder.unwrap().ethernet(US, kernel).build(b"hello kernel").unwrap());
+        let mut buffer = [0; 100];
+        let (len, from) = socket.recv_from(&mut buffer).unwrap();
+        assert_eq!(
+            (&buffer[..len], from),
+            (&b"hello kernel"[..], "10.78.0.2:6000".parse::<SocketAddr>().unwrap())
+        );
+        socket.send_to(b"hello", "10.78.0.3:1").unwrap();
+        let asked = next(&tap, |_, frame| match frame.network {
+            Network::Arp(arp) => Some((arp.operation(), arp.target().1.to_string())),
+            _ => None,
+        });
+        assert_eq!(asked, (1, "10.78.0.3".to_owned()));
+    });
+}
+
+#[test]
+fn the_ring_sees_every_frame_of_the_cable() {
+    let Some(pair) = Pair::new("ring") else { return };
+    let missing =
+        CaptureRing::open("nowhere0", RingOptions::default()).expect_err("no such interface");
+    assert!(
+        missing.to_string().contains("nowhere0")
+            && missing.to_string().contains("no such interface")
+    );
+    for (block_bytes, blocks) in [(0, 1), (1000, 1), (1 << 16, 0), (1 << 30, 64)] {
+        let options = RingOptions { block_bytes, blocks, ..RingOptions::default() };
+        assert!(matches!(CaptureRing::open("lo", options), Err(PacketError::BadField { .. })));
+    }
+    let options = RingOptions { retire: Duration::from_millis(5), ..RingOptions::default() };
+    let mut ring = pair.within(1, || CaptureRing::open("wire0", options)).expect("opened as root");
+    pair.within(0, || {
+        let socket = UdpSocket::bind("10.77.0.1:0").unwrap();
+        for n in 0..300u32 {
+            socket.send_to(&n.to_be_bytes(), "10.77.0.2:9").unwrap();
+        }
+    });
+    let (mut seen, deadline) = (Vec::new(), Instant::now() + SOON);
+    while seen.len() < 300 && Instant::now() < deadline {
+        let Some(block) = ring.next_block(Duration::from_millis(100)).unwrap() else { continue };
+        for packet in block.packets() {
+            assert!(
+                packet.original_len as usize == packet.bytes.len()
+                    && packet.time > Duration::from_hours(1)
+            );
+            let frame = Frame::parse(packet.bytes).expect("the kernel sends whole frames");
+            if let Transport::Udp(udp) = frame.transport
+                && udp.destination_port() == 9
+            {
+                seen.push(u32::from_be_bytes(udp.payload().try_into().unwrap()));
+            }
+        }
+    }
+    assert_eq!(seen, (0..300).collect::<Vec<_>>());
+    let stats = ring.stats().unwrap();
+    assert!(stats.packets >= 300 && stats.drops == 0, "{stats:?}");
+}
+
+#[test]
+fn joined_packets_cross_the_cable_apart() {
+    let Some(pair) = Pair::new("batch") else { return };
+    // Segments are cut before they enter the cable, as a network card would: what arrives are single packets.
+    run(&format!(
+        "ip netns exec {} ethtool -K wire0 tx-udp-segmentation off 2>/dev/null || true",
+        pair.names[0]
+    ));
+    for host in ["10.77.0", "[fd77:"] {
+        let address = |n: u8| -> SocketAddr {
+            if host.starts_with('[') {
+                format!("[fd77::{n}]:7000")
+            } else {
+                format!("{host}.{n}:7000")
+            }
+            .parse()
+            .unwrap()
+        };
+        let socket = pair.within(1, || UdpSocket::bind(address(2)).unwrap());
+        let mut receiver = BatchReceiver::new(Arc::new(socket), ReceiveOptions::default()).unwrap();
+        let socket = pair.within(0, || UdpSocket::bind(address(1)).unwrap());
+        let mut sender = BatchSender::new(Arc::new(socket), SendOptions::default()).unwrap();
+        for n in 0..100u8 {
+            sender.push(address(2), Bytes::from(vec![n; 1400])).unwrap();
+        }
+        // And one that is longer than the cable takes in one piece, joined or not.
+        sender.push(address(2), Bytes::from(vec![200; 4000])).unwrap();
+        sender.push(address(2), Bytes::from(vec![201; 4000])).unwrap();
+        let (mut seen, deadline) = (Vec::new(), Instant::now() + SOON);
+        sender.flush(SOON).unwrap();
+        while seen.len() < 102 && Instant::now() < deadline {
+            receiver.receive(Duration::from_millis(100)).unwrap();
+            seen.extend(
+                receiver.datagrams().map(|datagram| (datagram.bytes[0], datagram.bytes.len())),
+            );
+        }
+        let expected: Vec<_> =
+            (0..100).map(|n| (n, 1400)).chain([(200, 4000), (201, 4000)]).collect();
+        assert_eq!(seen, expected, "{:?}", sender.stats());
+        assert!(sender.stats().calls <= 6, "{:?}", sender.stats());
+    }
+}
+
+#[test]
+fn every_frame_of_a_real_conversation_reads() {
+    let Some(pair) = Pair::new("talk") else { return };
+    let mut ring = pair.within(0, || CaptureRing::open("wire0", RingOptions::default())).unwrap();
+    let output = pair.command(0, "ping").args(["-c", "2", "-i", "0.2", "10.77.0.2"]).output();
+    if !output.as_ref().is_ok_and(|output| output.status.success()) {
+        println!("SKIP talk: ping is missing: {output:?}");
+        return;
+    }
+    let mut kinds = [0; 2];
+    while let Some(block) = ring.next_block(Duration::from_millis(200)).unwrap() {
+        for packet in block.packets() {
+            let ethernet = Ethernet::parse(packet.bytes).unwrap();
+            if ethernet.ether_type() == EtherType::ARP {
+                Arp::parse(ethernet.payload()).unwrap();
+                kinds[0] += 1;
+            } else if let Transport::Icmp(icmp) = Frame::parse(packet.bytes).unwrap().transport {
+                kinds[1] += usize::from(icmp.echo().is_some());
+            }
+        }
+    }
+    assert!(kinds[0] >= 2 && kinds[1] == 4, "{kinds:?}");
+}
