@@ -79,9 +79,6 @@ fn the_kernel_answers_what_we_build_and_we_read_its_answers() {
         assert_eq!((echo.identifier, echo.sequence, &payload[..]), (7, 9, &b"straightway"[..]));
 
         // It puts our fragments together.
-        let ping = IcmpPacketBuilder::new(us, it, Echo { sequence: 10, ..echo })
-            .unwrap()
-            .dont_fragment(false);
         let echo = Echo { reply: false, ..Echo { sequence: 10, ..echo } };
         let ping =
             IcmpPacketBuilder::new(us, it, echo).unwrap().dont_fragment(false).identification(1400);

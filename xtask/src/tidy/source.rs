@@ -52,8 +52,10 @@ impl<'a> Source<'a> {
     }
 
     fn in_tests(&self) -> bool {
-        // loom's models lie beside what they model.
-        self.path.contains("/tests/") || self.path.ends_with("/models.rs")
+        // Nothing of the benchmarks is shipped; loom's models lie beside what they model.
+        self.path.contains("/tests/")
+            || self.path.starts_with("bench/")
+            || self.path.ends_with("/models.rs")
     }
 
     fn at(&self, index: usize, what: &str) -> String {

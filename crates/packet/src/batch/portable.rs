@@ -2,20 +2,19 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 
-use bytes::Bytes;
 use straightway_buffer::PooledBuffer;
 
 use super::receive::Received;
 
 /// Sends packets until the socket is full; gives how many were taken.
-pub(super) fn send<'a>(
+pub(super) fn send<'a, P: AsRef<[u8]> + 'a>(
     socket: &UdpSocket,
-    packets: impl Iterator<Item = (&'a SocketAddr, &'a Bytes)>,
+    packets: impl Iterator<Item = (&'a SocketAddr, &'a P)>,
 ) -> (usize, usize, io::Result<()>) {
     let (mut sent, mut calls) = (0, 0);
     for (to, packet) in packets {
         calls += 1;
-        match socket.send_to(packet, to) {
+        match socket.send_to(packet.as_ref(), to) {
             Ok(_) => sent += 1,
             Err(error) => return (sent, calls, Err(error)),
         }

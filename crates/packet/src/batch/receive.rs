@@ -35,13 +35,16 @@ pub struct ReceiveOptions {
     /// The kernel's help. With segmentation, buffers have 64 KiB whatever the MTU: the kernel puts several datagrams
     /// into one.
     pub offload: Offload,
+    /// Bytes that may wait in the socket: the system's default if not given. What the system allows at most
+    /// (`net.core.rmem_max`) counts unless the process may override it.
+    pub socket_buffer: Option<usize>,
     /// Where buffers come from; a pool of its own if not given.
     pub pool: Option<BufferPool>,
 }
 
 impl Default for ReceiveOptions {
     fn default() -> Self {
-        Self { mtu: 1500, batch: 32, offload: Offload::Auto, pool: None }
+        Self { mtu: 1500, batch: 32, offload: Offload::Auto, socket_buffer: None, pool: None }
     }
 }
 
@@ -99,6 +102,9 @@ impl BatchReceiver {
             operation: "making a UDP socket non-blocking failed".to_owned(),
             source,
         })?;
+        if let Some(bytes) = options.socket_buffer {
+            enlarge(&socket, bytes);
+        }
         let joined = options.offload == Offload::Auto && join_received(&socket);
         let buffer_len = if joined { 64 << 10 } else { options.mtu.max(1) };
         let pool = match options.pool {
@@ -255,6 +261,20 @@ fn pieces(
             (from, n * step..len.min((n + 1) * step), truncated && n + 1 == count)
         })
     })
+}
+
+/// Lets more bytes wait in a socket, as far as the system allows it.
+#[cfg(unix)]
+fn enlarge(socket: &UdpSocket, bytes: usize) {
+    use crate::sys::sockopt::set_int;
+    use std::os::fd::AsFd;
+    let (fd, bytes) = (socket.as_fd(), i32::try_from(bytes).unwrap_or(i32::MAX));
+    // Beyond the system's limit if this process may, else up to it: either way no reason to fail.
+    #[cfg(target_os = "linux")]
+    if set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes).is_ok() {
+        return;
+    }
+    let _limited = set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes);
 }
 
 /// Asks the kernel to put datagrams of one sender together, and to say how many it has dropped.

@@ -28,7 +28,8 @@ impl Default for SendOptions {
     }
 }
 
-/// Sends packets in batches over a UDP socket, which it makes non-blocking.
+/// Sends packets in batches over a UDP socket, which it makes non-blocking. Packets are [`Bytes`], or whatever else holds
+/// bytes: a [`SharedPacket`](straightway_buffer::SharedPacket) needs no allocation to get here.
 ///
 /// ```
 /// use std::net::UdpSocket;
@@ -55,13 +56,13 @@ impl Default for SendOptions {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct BatchSender {
+pub struct BatchSender<P = Bytes> {
     socket: Arc<UdpSocket>,
     options: SendOptions,
     to: VecDeque<SocketAddr>,
-    packets: VecDeque<Bytes>,
+    packets: VecDeque<P>,
     groups: Vec<Group>,
-    refused: Vec<Refused>,
+    refused: Vec<Refused<P>>,
     /// Places whose route does not take joined packets.
     apart: Vec<IpAddr>,
     stats: SendStats,
@@ -82,11 +83,11 @@ pub struct Sent {
 
 /// A datagram that cannot be sent.
 #[derive(Debug)]
-pub struct Refused {
+pub struct Refused<P = Bytes> {
     /// Where it was to go.
     pub to: SocketAddr,
     /// The packet.
-    pub packet: Bytes,
+    pub packet: P,
     /// Why not: `EMSGSIZE` when it is longer than the path takes.
     pub error: io::Error,
 }
@@ -114,7 +115,7 @@ const MAX_MESSAGES: usize = 64;
 /// Refused datagrams and unjoinable places that are remembered.
 const MAX_REMEMBERED: usize = 64;
 
-impl BatchSender {
+impl<P: AsRef<[u8]>> BatchSender<P> {
     /// A sender over a socket.
     ///
     /// # Errors
@@ -143,7 +144,7 @@ impl BatchSender {
     ///
     /// # Errors
     /// The packet itself, when the queue is full: flush, and push it again.
-    pub fn push(&mut self, to: SocketAddr, packet: Bytes) -> Result<(), Bytes> {
+    pub fn push(&mut self, to: SocketAddr, packet: P) -> Result<(), P> {
         if self.packets.len() >= self.options.queue {
             return Err(packet);
         }
@@ -200,7 +201,7 @@ impl BatchSender {
     }
 
     /// The datagrams that were refused since this was last asked: the last 64 of them.
-    pub fn take_refused(&mut self) -> Vec<Refused> {
+    pub fn take_refused(&mut self) -> Vec<Refused<P>> {
         std::mem::take(&mut self.refused)
     }
 
@@ -242,7 +243,7 @@ impl BatchSender {
             let join = self.options.offload == Offload::Auto
                 && cfg!(target_os = "linux")
                 && !self.apart.contains(&to[at].ip());
-            let packet = |n: usize| (to[n], packets[n].len());
+            let packet = |n: usize| (to[n], packets[n].as_ref().len());
             let group = next_group(at, packets.len(), packet, join);
             at = group.packets.end;
             self.groups.push(group);
@@ -275,7 +276,7 @@ impl BatchSender {
     fn done(&mut self, packets: usize) {
         self.stats.datagrams += packets as u64;
         self.stats.bytes +=
-            self.packets.drain(..packets).map(|packet| packet.len() as u64).sum::<u64>();
+            self.packets.drain(..packets).map(|packet| packet.as_ref().len() as u64).sum::<u64>();
         self.to.drain(..packets);
     }
 

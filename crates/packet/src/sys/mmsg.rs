@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-use bytes::Bytes;
 use straightway_buffer::PooledBuffer;
 
 use super::address::RawAddress;
@@ -21,9 +20,9 @@ const CONTROL_BYTES: usize = 64;
 const CMSG_HEADER: usize = size_of::<libc::cmsghdr>();
 
 /// One message to be sent: some packets, which the kernel takes apart again if `segment` says how.
-pub(crate) struct Outgoing<'a> {
+pub(crate) struct Outgoing<'a, P> {
     pub(crate) to: &'a SocketAddr,
-    pub(crate) packets: &'a [Bytes],
+    pub(crate) packets: &'a [P],
     /// Length of each packet but the last.
     pub(crate) segment: Option<u16>,
 }
@@ -62,10 +61,10 @@ impl SendMany {
     ///
     /// # Errors
     /// That of the first message.
-    pub(crate) fn send<'a>(
+    pub(crate) fn send<'a, P: AsRef<[u8]> + 'a>(
         &mut self,
         fd: BorrowedFd<'_>,
-        messages: impl Iterator<Item = Outgoing<'a>> + Clone,
+        messages: impl Iterator<Item = Outgoing<'a, P>> + Clone,
     ) -> io::Result<usize> {
         self.headers.clear();
         self.slices.clear();
@@ -75,6 +74,7 @@ impl SendMany {
             self.names.push(RawAddress::new(message.to));
             self.controls.push(segment_control(message.segment));
             for packet in message.packets {
+                let packet = packet.as_ref();
                 let base = packet.as_ptr().cast_mut().cast();
                 self.slices.push(libc::iovec { iov_base: base, iov_len: packet.len() });
             }
@@ -100,7 +100,7 @@ impl SendMany {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // SAFETY: `count` headers lie at the pointer. Each points to an address, to as many slices as it says and to its
         // control message, all in vectors of `self` that are not touched before the call returns; the slices point into
-        // `Bytes` that `messages` borrows. The kernel reads all of it and writes `msg_len` of the headers.
+        // packets that `messages` borrows. The kernel reads all of it and writes `msg_len` of the headers.
         let answer =
             unsafe { libc::sendmmsg(fd.as_raw_fd(), self.headers.as_mut_ptr(), count, flags) };
         check(answer)
