@@ -179,7 +179,11 @@ fn joined_packets_cross_the_cable_apart() {
             .unwrap()
         };
         let socket = pair.within(1, || UdpSocket::bind(address(2)).unwrap());
-        let mut receiver = BatchReceiver::new(Arc::new(socket), ReceiveOptions::default()).unwrap();
+        let mut receiver = BatchReceiver::new(
+            Arc::new(socket),
+            ReceiveOptions { socket_buffer: Some(4 << 20), ..ReceiveOptions::default() },
+        )
+        .unwrap();
         let socket = pair.within(0, || UdpSocket::bind(address(1)).unwrap());
         let mut sender = BatchSender::new(Arc::new(socket), SendOptions::default()).unwrap();
         for n in 0..100u8 {
