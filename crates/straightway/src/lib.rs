@@ -1,9 +1,10 @@
 //! Straightway: a cache node whose bytes go straight through, from disk to socket.
 //!
-//! This library is what the `straightway` program is made of, and a facade over its crates: [`cache`] and [`buffer`].
+//! This library is what the `straightway` program is made of, and a facade over its crates: [`cache`], [`packet`] and
+//! [`buffer`].
 //! [`node::run`] starts a node from checked settings; [`node::Node`] is the same for programs that hold one.
 //!
-//! Arrows point down: [`cli`] → [`node`], [`client`] → [`mod@server`], [`admin`] → [`mod@http`] → [`state`] → [`counters`], [`config`].
+//! Arrows point down: [`cli`] → [`node`], [`client`], [`probe`] → [`mod@server`], [`admin`] → [`mod@http`] → [`state`] → [`counters`], [`config`].
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -14,8 +15,10 @@ pub mod config;
 pub mod counters;
 pub mod http;
 pub mod node;
+pub mod probe;
 pub mod server;
 pub mod state;
 
 pub use straightway_buffer as buffer;
 pub use straightway_cache as cache;
+pub use straightway_packet as packet;

@@ -7,11 +7,13 @@
 //! ```
 //! Nothing here waits without a limit, and nothing is dropped without being told.
 mod group;
+mod mtu;
 mod pacer;
 mod portable;
 mod receive;
 mod send;
 
+pub use mtu::never_fragment;
 pub use pacer::Pacer;
 pub use receive::{BatchReceiver, Datagram, ReceiveOptions, ReceiveStats};
 pub use send::{BatchSender, Refused, SendOptions, SendStats, Sent};

@@ -2,6 +2,7 @@
 mod fsck;
 mod objects;
 mod output;
+mod probe;
 mod serve;
 
 use std::error::Error;
@@ -71,6 +72,8 @@ enum Command {
     Rm(objects::Rm),
     /// Check a cache file that no node uses
     Fsck(fsck::Fsck),
+    /// Measure a UDP path to another machine: loss, reordering, round trips, rates by size, path MTU
+    Probe(probe::Probe),
 }
 
 /// A command's outcome other than success.
@@ -99,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Stat(stat) => runtime().and_then(|rt| rt.block_on(stat.run(&global))),
         Command::Rm(rm) => runtime().and_then(|rt| rt.block_on(rm.run(&global))),
         Command::Fsck(fsck) => fsck.run(&global),
+        Command::Probe(probe) => probe.run(&global),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,59 @@
+//! The side that answers.
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use straightway_buffer::{BufferPool, PoolConfig, SharedPacket};
+use straightway_packet::batch::{BatchReceiver, BatchSender, ReceiveOptions, SendOptions};
+use straightway_packet::overlay::{Control, Message, PacketType};
+
+use super::{MIN_PROBE, ProbeError, bind};
+
+/// How often it looks whether it is to stop.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Answers probes until `stop` is set; `ready` is told the address once it listens.
+///
+/// # Errors
+/// [`ProbeError::Bind`], [`ProbeError::Packet`].
+pub fn listen(
+    address: SocketAddr,
+    stop: &AtomicBool,
+    ready: impl FnOnce(SocketAddr),
+) -> Result<(), ProbeError> {
+    let socket = bind(address)?;
+    ready(socket.local_addr().map_err(|source| ProbeError::Bind { address, source })?);
+    answer(Arc::new(socket), stop)
+}
+
+fn answer(socket: Arc<UdpSocket>, stop: &AtomicBool) -> Result<(), ProbeError> {
+    let pool = BufferPool::new(PoolConfig { name: "probe", ..PoolConfig::packets() })?;
+    let mut sender = BatchSender::<SharedPacket>::new(socket.clone(), SendOptions::default())?;
+    let options = ReceiveOptions {
+        // A probe may be as long as a datagram can be.
+        mtu: 64 << 10,
+        socket_buffer: Some(8 << 20),
+        pool: Some(pool.clone()),
+        ..ReceiveOptions::default()
+    };
+    let mut receiver = BatchReceiver::new(socket, options)?;
+    while !stop.load(Ordering::Relaxed) {
+        receiver.receive(PAUSE)?;
+        for datagram in receiver.datagrams().filter(|datagram| datagram.bytes.len() >= MIN_PROBE) {
+            let Ok(Message { from, to, packet }) = Message::parse(datagram.bytes) else { continue };
+            let PacketType::Control(Control::Heartbeat(heartbeat)) = packet else { continue };
+            let reply = PacketType::Control(Control::HeartbeatReply(heartbeat.reply(to)));
+            let mut buffer = pool.acquire(MIN_PROBE)?;
+            let len = Message::new(to, from, reply).write_to(buffer.as_mut_capacity())?;
+            buffer.set_len(len)?;
+            if let Err(packet) = sender.push(datagram.from, buffer.share()) {
+                sender.try_flush()?;
+                // A socket that is full even so loses the answer, as the network would.
+                drop(sender.push(datagram.from, packet));
+            }
+        }
+        sender.try_flush()?;
+    }
+    Ok(())
+}
