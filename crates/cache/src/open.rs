@@ -55,7 +55,7 @@ pub(crate) fn open(builder: CacheBuilder) -> Result<Opened, CacheError> {
         let path = builder.path.clone();
         move |source: io::Error| CacheError::Io { what, path, source }
     };
-    let found = read_superblock(&file, &builder, fresh)?;
+    let found = read_superblock(&file, &builder, &planned, fresh)?;
     let formatted = found.is_none();
     let mut superblock = match found {
         Some((found, differs)) => {
@@ -98,9 +98,10 @@ fn geometry(error: &FormatError) -> CacheError {
 fn read_superblock(
     file: &CacheFile,
     builder: &CacheBuilder,
+    planned: &Layout,
     fresh: bool,
 ) -> Result<Option<(Superblock, bool)>, CacheError> {
-    if fresh || builder.format {
+    if fresh {
         return Ok(None);
     }
     let path = || builder.path.clone();
@@ -128,6 +129,18 @@ fn read_superblock(
         }
     }
     let differs = sound.len() < 2 || sound.first() != sound.last();
+    if builder.format {
+        // Only what cannot be used as it is: an option that was left in place must not empty the cache at every start.
+        let usable = sound.into_iter().next().filter(|found| {
+            newer.is_none()
+                && (found.layout.size, found.layout.block_size)
+                    == (planned.size, planned.block_size)
+        });
+        if usable.is_none() {
+            tracing::warn!(path = %builder.path.display(), "formatting a file that is no cache of these sizes");
+        }
+        return Ok(usable.map(|found| (found, differs)));
+    }
     match (newer, ours) {
         (None, _) if !sound.is_empty() => Ok(Some((sound.swap_remove(0), differs))),
         // Even if the other copy is sound: a newer program has begun to make this file its own.

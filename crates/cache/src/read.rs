@@ -205,12 +205,20 @@ impl Object {
         })))
     }
 
-    /// Verifies the whole body, in memory or not, on a thread that may block.
-    pub(crate) fn verify_all_blocking(&self) -> Result<(), CacheError> {
+    /// Verifies the whole body, in memory or not, on a thread that may block; ends early when `go_on`, told the bytes of
+    /// each window, says so.
+    pub(crate) fn verify_blocking(
+        &self,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<(), CacheError> {
         let mut buffer = self.0.core.buffers.acquire(CHUNK_BYTES)?;
         for window in Entry::windows(&(0..self.len())) {
             let bytes = window * WINDOW_BYTES..((window + 1) * WINDOW_BYTES).min(self.len());
+            let len = bytes.end - bytes.start;
             self.0.verify_window(window, bytes, &mut buffer)?;
+            if !go_on(len) {
+                break;
+            }
         }
         Ok(())
     }

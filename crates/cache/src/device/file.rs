@@ -64,6 +64,9 @@ impl CacheFile {
         lock(&buffered, path)?;
         let (len, block_device) = length(&buffered).map_err(failed("measuring the cache file"))?;
         let fresh = len == 0;
+        if fresh && size == 0 {
+            return Err(CacheError::Foreign { path: path.to_path_buf() });
+        }
         if fresh && !block_device {
             preallocate(&buffered, path, size, created)?;
         }

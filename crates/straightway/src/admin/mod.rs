@@ -26,6 +26,8 @@ const MAX_CONNECTIONS: usize = 256;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long open admin connections may take to finish once the node stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a connection may live: longer than any scrape, and an end to those who never read.
+const LIFETIME: Duration = Duration::from_mins(5);
 /// How long accepting pauses after a failure.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -91,13 +93,19 @@ async fn serve(node: Arc<NodeState>, stream: TcpStream, mut stop: watch::Receive
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
-        result = connection.as_mut() => result,
+        result = connection.as_mut() => Ok(result),
+        () = tokio::time::sleep(LIFETIME) => {
+            connection.as_mut().graceful_shutdown();
+            tokio::time::timeout(HEADER_TIMEOUT, connection).await
+        }
         _ = stop.changed() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::time::timeout(STOP_TIMEOUT, connection).await
         }
     };
-    if let Err(error) = result {
-        tracing::debug!(%error, "an admin connection ended early");
+    match result {
+        Ok(Err(error)) => tracing::debug!(%error, "an admin connection ended early"),
+        Err(_) => tracing::debug!("an admin connection that would not end was closed"),
+        Ok(Ok(())) => {}
     }
 }

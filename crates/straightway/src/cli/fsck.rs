@@ -5,7 +5,7 @@ use clap::Args;
 use serde_json::json;
 use straightway_cache::FsckReport;
 
-use crate::cli::output::{Bar, print_json};
+use crate::cli::output::{Bar, print_json, print_line};
 use crate::cli::{Failure, Global};
 use crate::client::Progress;
 use crate::config::units::human_bytes;
@@ -26,32 +26,32 @@ impl Fsck {
         if global.json {
             print_json(&as_json(&report))?;
         } else {
-            self.tell(&report, global.quiet);
+            self.tell(&report, global.quiet)?;
         }
         if report.is_clean() { Ok(()) } else { Err(Failure::Told) }
     }
 
-    fn tell(&self, report: &FsckReport, quiet: bool) {
+    fn tell(&self, report: &FsckReport, quiet: bool) -> std::io::Result<()> {
         for what in &report.metadata_damage {
-            println!("metadata: {what}");
+            print_line(&format!("metadata: {what}"))?;
         }
         for damage in &report.damaged {
             let key = damage.key.as_deref().unwrap_or("(key unreadable)");
-            println!("object {key} at byte {}: {}", damage.offset, damage.what);
+            print_line(&format!("object {key} at byte {}: {}", damage.offset, damage.what))?;
         }
         if quiet {
-            return;
+            return Ok(());
         }
         let verdict =
             if report.is_clean() { "clean" } else { "DAMAGED: what is listed is served as a miss" };
-        println!(
+        print_line(&format!(
             "{}: {verdict}; {} objects of {}, {} of {} regions in use",
             self.file.display(),
             report.objects,
             human_bytes(report.bytes),
             report.regions_used,
             report.regions,
-        );
+        ))
     }
 }
 

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, STANDARD_OUTPUT};
 use crate::config::options::{ConfigError, read_token};
 
 /// A cache node whose bytes go straight through, from disk to socket.
@@ -96,11 +96,11 @@ pub fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     let outcome = match command {
         Command::Serve(serve) => serve.run(),
-        Command::Put(put) => runtime().and_then(|rt| rt.block_on(put.run(&global))),
-        Command::Get(get) => runtime().and_then(|rt| rt.block_on(get.run(&global))),
-        Command::Ls(ls) => runtime().and_then(|rt| rt.block_on(ls.run(&global))),
-        Command::Stat(stat) => runtime().and_then(|rt| rt.block_on(stat.run(&global))),
-        Command::Rm(rm) => runtime().and_then(|rt| rt.block_on(rm.run(&global))),
+        Command::Put(put) => talk(put.run(&global)),
+        Command::Get(get) => talk(get.run(&global)),
+        Command::Ls(ls) => talk(ls.run(&global)),
+        Command::Stat(stat) => talk(stat.run(&global)),
+        Command::Rm(rm) => talk(rm.run(&global)),
         Command::Fsck(fsck) => fsck.run(&global),
         Command::Probe(probe) => probe.run(&global),
     };
@@ -109,33 +109,33 @@ pub fn main() -> ExitCode {
         Err(Failure::Told) => ExitCode::FAILURE,
         Err(Failure::Error(error)) if is_broken_pipe(&*error) => ExitCode::SUCCESS,
         Err(Failure::Error(error)) => {
-            let usage = error.downcast_ref::<ConfigError>().is_some();
+            let usage = error.is::<ConfigError>()
+                || matches!(error.downcast_ref(), Some(ClientError::Url { .. }));
             output::print_error(&*error, global.json);
             ExitCode::from(if usage { 2 } else { 1 })
         }
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+/// Runs a command that talks to a node. What it still reads from standard input when it is done is not waited for.
+fn talk(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(command);
+    runtime.shutdown_background();
+    outcome
 }
 
-/// Whoever read our output has had enough: that is not a failure of ours.
+/// Whoever read our output has had enough: that is not a failure of ours. A connection to a node that broke is.
 fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-        {
-            return !matches!(
-                error.downcast_ref::<ClientError>(),
-                Some(ClientError::Connect { .. })
-            );
+    let source = match error.downcast_ref::<ClientError>() {
+        Some(ClientError::File { path, source, .. }) if path.as_os_str() == STANDARD_OUTPUT => {
+            Some(source)
         }
-        cause = error.source();
-    }
-    false
+        Some(_) => None,
+        None => error.downcast_ref::<std::io::Error>(),
+    };
+    source.is_some_and(|source| source.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// The client for one of a node's listeners.

@@ -10,11 +10,12 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::cli::output::{Bar, print_json, print_table};
+use crate::cli::output::{Bar, print_json, print_line, print_table};
 use crate::cli::{Failure, Global, client};
 use crate::client::{
     Client, ClientError, PutOptions, fetch_to_file, fetch_to_writer, put_file, put_stdin,
 };
+use crate::config::options::ConfigError;
 use crate::config::units::{duration, human_bytes};
 
 /// Arguments of `put`.
@@ -46,14 +47,14 @@ impl Put {
         let key = match self.key {
             Some(key) => key,
             None if stdin => {
-                eprintln!("error: standard input has no name; give a KEY");
-                return Err(Failure::Told);
+                let what = "standard input has no name; give a KEY".to_owned();
+                return Err(ConfigError::Value { key: "KEY", message: what }.into());
             }
             None => name.unwrap_or_default(),
         };
         let options = PutOptions {
             content_type: self.content_type.or_else(|| guess_type(&key).map(str::to_owned)),
-            max_age: self.max_age.map(|age| age.as_secs()),
+            max_age: self.max_age.map(|age| age.as_secs() + u64::from(age.subsec_nanos() > 0)),
             tags: self.tags,
         };
         let bar = Arc::new(Bar::new(&key, global.quiet));
@@ -67,7 +68,8 @@ impl Put {
         if global.json {
             print_json(&json!({ "key": key, "bytes": stored.bytes, "sha256": stored.sha256 }))?;
         } else if !global.quiet {
-            println!("{key}: {} stored, sha256 {}", human_bytes(stored.bytes), stored.sha256);
+            let bytes = human_bytes(stored.bytes);
+            print_line(&format!("{key}: {bytes} stored, sha256 {}", stored.sha256))?;
         }
         Ok(())
     }
@@ -104,12 +106,12 @@ impl Get {
             } else {
                 String::new()
             };
-            println!(
+            print_line(&format!(
                 "{}: {}{resumed}, sha256 {} verified",
                 path.display(),
                 human_bytes(fetched.bytes),
                 fetched.sha256
-            );
+            ))?;
         }
         Ok(())
     }
@@ -201,7 +203,11 @@ impl Stat {
         let path = Client::key_path(&key);
         let reply = client.send(Method::HEAD, &path, HeaderMap::new(), None).await?;
         if !reply.status.is_success() {
-            let detail = "no such object".to_owned();
+            let detail = match reply.status {
+                StatusCode::NOT_FOUND => "no such object",
+                _ => "the node refuses",
+            };
+            let detail = detail.to_owned();
             return Err(ClientError::Refused {
                 method: Method::HEAD,
                 key,
@@ -275,7 +281,7 @@ impl Rm {
                 .await;
             match removed {
                 Ok(_) if global.json => print_json(&json!({ "key": key, "removed": true }))?,
-                Ok(_) if !global.quiet => println!("{key}: removed"),
+                Ok(_) if !global.quiet => print_line(&format!("{key}: removed"))?,
                 Ok(_) => {}
                 Err(ClientError::Refused { status: StatusCode::NOT_FOUND, .. }) => {
                     missing = true;

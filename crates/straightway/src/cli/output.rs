@@ -32,6 +32,11 @@ pub(super) fn print_json(value: &impl Serialize) -> io::Result<()> {
     writeln!(out)
 }
 
+/// Prints a line; unlike `println!`, an end of the reader is an error and not a panic.
+pub(super) fn print_line(line: &str) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{line}")
+}
+
 /// Prints rows under headings, in columns as wide as they need to be.
 pub(super) fn print_table(headings: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
     let width = |column: usize| {

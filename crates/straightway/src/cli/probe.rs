@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use serde_json::json;
 
-use crate::cli::output::{print_json, print_table};
+use crate::cli::output::{print_json, print_line, print_table};
 use crate::cli::{Failure, Global};
 use crate::config::units::human_bytes;
 use crate::probe::{Options, ProbeError, Report, RoundTrips, Tally, listen, probe};
@@ -131,7 +131,7 @@ fn as_json(report: &Report) -> serde_json::Value {
 
 fn tell(target: SocketAddr, report: &Report) -> io::Result<()> {
     let mtu = report.path_mtu.map_or("unknown".to_owned(), |mtu| format!("{mtu} bytes"));
-    println!("{target}: path MTU {mtu}\n");
+    print_line(&format!("{target}: path MTU {mtu}\n"))?;
     let rows: Vec<Vec<String>> = report
         .sizes
         .iter()
@@ -161,13 +161,13 @@ fn tell(target: SocketAddr, report: &Report) -> io::Result<()> {
         &["bytes", "lost", "reordered", "p50 us", "p99 us", "max us", "answers/s", "throughput"],
         &rows,
     )?;
-    println!("\nround trips of all sizes");
+    print_line("\nround trips of all sizes")?;
     let histogram = report.round_trips().histogram();
     let most = histogram.iter().map(|(_, count)| *count).max().unwrap_or(0).max(1);
     for (from, count) in histogram {
         const WIDTH: u64 = 40;
         let bar = "█".repeat(usize::try_from(count * WIDTH / most).unwrap_or(0));
-        println!("{:>10.1} us  {bar:<40} {count}", microseconds(from));
+        print_line(&format!("{:>10.1} us  {bar:<40} {count}", microseconds(from)))?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::Failure;
+use crate::cli::output::print_line;
 use crate::config::options::{ConfigError, ServeOptions};
 use crate::config::units::human_bytes;
 use crate::node::{self, Ready};
@@ -36,7 +37,7 @@ impl Serve {
                 key: "config",
                 message: error.to_string(),
             })?;
-            print!("{text}");
+            print_line(text.trim_end())?;
             return Ok(());
         }
         log_to_stderr(&self.log_format);

@@ -2,6 +2,7 @@
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
@@ -58,6 +59,22 @@ pub enum ClientError {
         #[source]
         source: hyper::Error,
     },
+    /// Nothing was heard for too long.
+    #[error("{authority} has not {what} for {seconds} s; is the node, or the network, stuck?")]
+    Silent {
+        /// Host and port.
+        authority: String,
+        /// What it was to do.
+        what: &'static str,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// A value that no HTTP header can hold.
+    #[error("the {what} holds a line break or another control character; take it out")]
+    Header {
+        /// Which value.
+        what: &'static str,
+    },
     /// The node answered, but not with what was asked for.
     #[error("{method} {key:?}: {status}: {detail}")]
     Refused {
@@ -108,13 +125,37 @@ pub struct Reply {
     /// Headers.
     pub headers: HeaderMap,
     body: Incoming,
+    authority: String,
+}
+
+/// How long connecting may take, encryption included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the node may be silent while it is to answer.
+const SILENCE: Duration = Duration::from_mins(1);
+
+/// Waits for something that the node is to do, but not for ever.
+async fn heard<T>(
+    authority: &str,
+    what: &'static str,
+    at_most: Duration,
+    act: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    tokio::time::timeout(at_most, act).await.unwrap_or_else(|_| {
+        let authority = authority.to_owned();
+        Err(ClientError::Silent { authority, what, seconds: at_most.as_secs() })
+    })
 }
 
 impl Reply {
-    /// The next piece of the body.
-    pub async fn chunk(&mut self) -> Option<Result<Bytes, hyper::Error>> {
+    /// The next piece of the body; waited for a minute at the most.
+    pub async fn chunk(&mut self) -> Option<Result<Bytes, ClientError>> {
         loop {
-            match self.body.frame().await? {
+            let Self { body, authority, .. } = self;
+            let frame = heard(authority, "sent more of its answer", SILENCE, async {
+                let frame = body.frame().await.transpose();
+                frame.map_err(|source| ClientError::Broken { authority: authority.clone(), source })
+            });
+            match frame.await.transpose()? {
                 Ok(frame) => {
                     if let Ok(data) = frame.into_data() {
                         return Some(Ok(data));
@@ -191,7 +232,8 @@ impl Client {
         body: Option<Body>,
     ) -> Result<Reply, ClientError> {
         let authority = self.base.authority().map(ToString::to_string).unwrap_or_default();
-        let io = self.connect(&authority).await?;
+        let connecting = self.connect(&authority);
+        let io = heard(&authority, "taken the connection", CONNECT_TIMEOUT, connecting).await?;
         let broken = |source| ClientError::Broken { authority: authority.clone(), source };
         let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
             .writev(true)
@@ -202,6 +244,7 @@ impl Client {
             // What breaks the connection also breaks the answer's body, which reports it.
             drop(connection.await);
         });
+        let has_body = body.is_some();
         let body =
             body.unwrap_or_else(|| Full::default().map_err(|never| match never {}).boxed_unsync());
         let mut request =
@@ -222,8 +265,15 @@ impl Client {
                 format!("Bearer {}", token.expose()),
             );
         }
-        let (head, body) = sender.send_request(request).await.map_err(broken)?.into_parts();
-        Ok(Reply { status: head.status, headers: head.headers, body })
+        let answer = async { sender.send_request(request).await.map_err(broken) };
+        // A body takes as long as it takes; the network's own limits watch over it.
+        let answer = if has_body {
+            answer.await?
+        } else {
+            heard(&authority, "answered", SILENCE, answer).await?
+        };
+        let (head, body) = answer.into_parts();
+        Ok(Reply { status: head.status, headers: head.headers, body, authority })
     }
 
     /// As [`Self::send`]; an answer outside 200 to 299 is an error that repeats the node's words.

@@ -4,5 +4,6 @@ mod transfer;
 
 pub use connection::{Body, Client, ClientError, Reply};
 pub use transfer::{
-    Fetched, Progress, PutOptions, fetch_to_file, fetch_to_writer, put_file, put_stdin,
+    Fetched, Progress, PutOptions, STANDARD_OUTPUT, fetch_to_file, fetch_to_writer, put_file,
+    put_stdin,
 };

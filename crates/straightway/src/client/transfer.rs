@@ -42,6 +42,8 @@ pub struct Fetched {
     pub sha256: String,
 }
 
+/// What errors call standard output.
+pub const STANDARD_OUTPUT: &str = "standard output";
 const PIECE_BYTES: usize = 256 * 1024;
 /// Attempts to go on after a broken connection without a byte of progress.
 const MAX_RETRIES: u32 = 5;
@@ -57,8 +59,15 @@ pub async fn put_file(
 ) -> Result<Fetched, ClientError> {
     let failed = |source| ClientError::File { act: "opening", path: path.to_path_buf(), source };
     let file = File::open(path).await.map_err(failed)?;
-    let len = file.metadata().await.map_err(failed)?.len();
-    put(client, file, Some(len), key, options, progress).await
+    let metadata = file.metadata().await.map_err(failed)?;
+    // Pipes, devices and the files of /proc have no length that could be announced.
+    if metadata.is_file() && metadata.len() > 0 {
+        let len = metadata.len();
+        // A file that grows meanwhile is stored as it was.
+        put(client, file.take(len), Some(len), key, options, progress).await
+    } else {
+        put(client, file, None, key, options, progress).await
+    }
 }
 
 /// Stores what comes on standard input.
@@ -79,7 +88,7 @@ async fn put(
     options: &PutOptions,
     progress: Arc<dyn Progress>,
 ) -> Result<Fetched, ClientError> {
-    let mut headers = describe(options);
+    let mut headers = describe(options)?;
     if let Some(len) = len {
         progress.total(len);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
@@ -122,23 +131,23 @@ async fn put(
     }
 }
 
-fn describe(options: &PutOptions) -> HeaderMap {
+fn describe(options: &PutOptions) -> Result<HeaderMap, ClientError> {
     let mut headers = HeaderMap::new();
-    let mut insert = |name: header::HeaderName, value: String| {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            headers.insert(name, value);
-        }
+    let mut insert = |name: header::HeaderName, what, value: String| {
+        let value = HeaderValue::try_from(value).map_err(|_| ClientError::Header { what })?;
+        headers.insert(name, value);
+        Ok::<_, ClientError>(())
     };
     if let Some(content_type) = &options.content_type {
-        insert(header::CONTENT_TYPE, content_type.clone());
+        insert(header::CONTENT_TYPE, "content type", content_type.clone())?;
     }
     if let Some(seconds) = options.max_age {
-        insert(header::CACHE_CONTROL, format!("max-age={seconds}"));
+        insert(header::CACHE_CONTROL, "lifetime", format!("max-age={seconds}"))?;
     }
     if !options.tags.is_empty() {
-        insert(header::HeaderName::from_static("cache-tag"), options.tags.join(", "));
+        insert(header::HeaderName::from_static("cache-tag"), "tag", options.tags.join(", "))?;
     }
-    headers
+    Ok(headers)
 }
 
 /// What an interrupted download leaves beside the bytes it has.
@@ -163,9 +172,14 @@ pub async fn fetch_to_file(
         let path = path.to_path_buf();
         move |source| ClientError::File { act, path, source }
     };
-    let opened =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&part).await;
-    let mut file = opened.map_err(failed("opening", &part))?;
+    if tokio::fs::metadata(path).await.is_ok_and(|found| !found.is_file()) {
+        // A device or a pipe is written to, not replaced.
+        let opened = OpenOptions::new().write(true).open(path).await;
+        let file = opened.map_err(failed("opening", path))?;
+        return fetch_to_writer(client, key, file, progress).await;
+    }
+    let mut file =
+        open_alone(&part).await.map_err(failed("locking (does another get write it?)", &part))?;
     let mut hash = Sha256::new();
     let known = read_note(&note, key).await;
     let have = match &known {
@@ -178,11 +192,39 @@ pub async fn fetch_to_file(
         file.set_len(0).await.map_err(failed("emptying", &part))?;
     }
     let mut sink = FileSink { file, note: &note, key };
-    let fetched = fetch(client, key, &mut sink, have, known, hash, progress).await?;
+    let fetched = fetch(client, key, &mut sink, have, known, hash, progress).await;
+    if let Err(ClientError::Digest { .. }) = fetched {
+        // Nothing of it can be continued: the next attempt is to begin afresh.
+        for useless in [&note, &part] {
+            drop(tokio::fs::remove_file(useless).await);
+        }
+    }
+    let fetched = fetched?;
+    // A write that failed in the background is told by flush, not by sync.
+    sink.file.flush().await.map_err(failed("writing", &part))?;
     sink.file.sync_all().await.map_err(failed("writing", &part))?;
     tokio::fs::rename(&part, path).await.map_err(failed("renaming", &part))?;
     drop(tokio::fs::remove_file(&note).await);
     Ok(fetched)
+}
+
+/// Opens a file for this process alone, made if need be; fails when another process has it open this way.
+async fn open_alone(path: &Path) -> std::io::Result<File> {
+    loop {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(path).await?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+            // Whoever had it may have renamed it meanwhile: then this is not the file of that name any more.
+            let named = tokio::fs::metadata(path).await.map(|named| named.ino()).ok();
+            if named != Some(file.metadata().await?.ino()) {
+                continue;
+            }
+        }
+        return Ok(file);
+    }
 }
 
 /// Fetches an object into a writer that cannot go back, such as standard output.
@@ -197,7 +239,7 @@ pub async fn fetch_to_writer(
     let flushed = sink.writer.flush().await;
     flushed.map_err(|source| ClientError::File {
         act: "writing",
-        path: PathBuf::from("standard output"),
+        path: PathBuf::from(STANDARD_OUTPUT),
         source,
     })?;
     Ok(fetched)
@@ -247,7 +289,7 @@ impl<W: AsyncWrite + Send + Unpin> Sink for StreamSink<W> {
     async fn put(&mut self, bytes: &[u8]) -> Result<(), ClientError> {
         let failed = |source| ClientError::File {
             act: "writing",
-            path: PathBuf::from("standard output"),
+            path: PathBuf::from(STANDARD_OUTPUT),
             source,
         };
         self.writer.write_all(bytes).await.map_err(failed)
@@ -279,7 +321,11 @@ async fn fetch(
         resumed = resumed.min(have);
         match outcome {
             Ok(()) => break,
-            Err(error @ (ClientError::Broken { .. } | ClientError::Connect { .. })) => {
+            Err(
+                error @ (ClientError::Broken { .. }
+                | ClientError::Connect { .. }
+                | ClientError::Silent { .. }),
+            ) => {
                 retries = if have > before { 0 } else { retries + 1 };
                 if retries >= MAX_RETRIES
                     || (known.is_none() && matches!(error, ClientError::Connect { .. }))
@@ -313,11 +359,19 @@ async fn attempt(
     hash: &mut Sha256,
     progress: &dyn Progress,
 ) -> Result<(), ClientError> {
-    if known.as_ref().is_some_and(|known| known.total == *have) {
-        return Ok(());
+    if let Some(complete) = known.as_ref().filter(|known| known.total == *have) {
+        // All there; but it may have been replaced or removed since.
+        let path = Client::key_path(key);
+        let reply = client.send(Method::HEAD, &path, HeaderMap::new(), None).await?;
+        if !reply.status.is_success() {
+            return Err(refused(Method::HEAD, key, reply).await);
+        }
+        if reply.header(header::ETAG) == Some(&complete.etag) {
+            return Ok(());
+        }
     }
     let mut headers = HeaderMap::new();
-    if let Some(known) = known.as_ref().filter(|_| *have > 0) {
+    if let Some(known) = known.as_ref().filter(|known| *have > 0 && *have < known.total) {
         let range = HeaderValue::try_from(format!("bytes={have}-")).ok();
         let etag = HeaderValue::try_from(&known.etag).ok();
         if let Some((range, etag)) = range.zip(etag) {
@@ -339,8 +393,7 @@ async fn attempt(
     }
     progress.total(known.as_ref().map_or(0, |known| known.total));
     while let Some(piece) = reply.chunk().await {
-        let piece: Bytes = piece
-            .map_err(|source| ClientError::Broken { authority: "the node".to_owned(), source })?;
+        let piece: Bytes = piece?;
         sink.put(&piece).await?;
         hash.update(&piece);
         *have += piece.len() as u64;

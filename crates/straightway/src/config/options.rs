@@ -224,6 +224,9 @@ pub fn read_token(path: &Path) -> Result<Secret, ConfigError> {
         .map_err(|error| failed(format!("{} cannot be read: {error}", path.display())))?;
     match text.trim() {
         "" => Err(failed(format!("{} is empty; put a token of your choice in it", path.display()))),
+        token if token.chars().any(char::is_control) => {
+            Err(failed(format!("{} holds more than one line; put one token in it", path.display())))
+        }
         token => Ok(Secret::new(token)),
     }
 }
