@@ -288,3 +288,96 @@ fn sigterm_drains_and_exits_with_zero() {
     assert!(stopped.expect("kill runs").success());
     assert_eq!(setup.node.child.wait().expect("it ends").code(), Some(0));
 }
+
+#[test]
+fn what_has_no_length_is_stored_whole_and_what_cannot_be_told_is_refused() {
+    let setup = Setup::new();
+    let shell = |script: &str| {
+        Command::new("sh")
+            .args(["-c", script])
+            .env("STRAIGHTWAY_URL", format!("http://{}", setup.node.data))
+            .env("STRAIGHTWAY_ADMIN_URL", format!("http://{}", setup.node.admin))
+            .env("SW", env!("CARGO_BIN_EXE_straightway"))
+            .current_dir(setup.dir.path())
+            .output()
+            .expect("a shell")
+    };
+    let piped = shell("mkfifo pipe && (head -c 300000 /dev/zero > pipe &) && $SW put pipe key");
+    assert!(piped.status.success() && text(&piped).contains("293 KiB"), "{}", text(&piped));
+    assert_eq!(setup.run(&["get", "key"]).stdout.len(), 300_000);
+    assert!(setup.run(&["put", "/proc/self/status", "proc"]).status.success());
+    assert!(!setup.run(&["get", "proc"]).stdout.is_empty(), "a file of no announced length");
+    std::fs::write(setup.dir.path().join("body"), b"body").expect("written");
+    let tagged = setup.run(&["put", "body", "k", "--tag", "two\nlines"]);
+    assert!(
+        tagged.status.code() == Some(1) && text(&tagged).contains("the tag holds"),
+        "{}",
+        text(&tagged)
+    );
+    assert!(setup.run(&["put", "body", "k", "--max-age", "1ms"]).status.success());
+    assert_eq!(setup.run(&["get", "k"]).stdout, b"body", "rounded up, not expired at once");
+    std::fs::write(setup.dir.path().join("token"), "one\ntwo").expect("written");
+    assert_eq!(setup.run(&["put", "body", "k", "--token-file", "token"]).status.code(), Some(2));
+    assert_eq!(setup.run(&["put", "-"]).status.code(), Some(2), "no key");
+    // A reader that has had enough is no failure, and nothing panics.
+    let cut = shell("$SW rm key k | true; $SW ls; echo done");
+    assert!(text(&cut).ends_with("done\n") && !text(&cut).contains("panicked"), "{}", text(&cut));
+}
+
+#[test]
+fn get_writes_to_devices_and_never_mixes_versions() {
+    let setup = Setup::new();
+    let write =
+        |bytes: &[u8]| std::fs::write(setup.dir.path().join("body"), bytes).expect("written");
+    write(b"the first version");
+    assert!(setup.run(&["put", "body", "key"]).status.success());
+    assert!(setup.run(&["get", "key", "-o", "/dev/null"]).status.success());
+    assert!(!Path::new("/dev/null.part").exists() && !Path::new("/dev/null").is_file());
+    // Everything was there when the last attempt was killed; the object was replaced since.
+    assert!(setup.run(&["get", "key", "-o", "out"]).status.success());
+    let etag = json(&setup.run(&["stat", "key", "--json"]))["etag"].clone();
+    let part = |name: &str| setup.dir.path().join(name);
+    std::fs::rename(part("out"), part("out.part")).expect("renamed");
+    let note = serde_json::json!({ "key": "key", "etag": etag, "total": 17 });
+    std::fs::write(part("out.part.json"), note.to_string()).expect("written");
+    write(b"the second one");
+    assert!(setup.run(&["put", "body", "key"]).status.success());
+    assert!(setup.run(&["get", "key", "-o", "out"]).status.success());
+    assert_eq!(std::fs::read(part("out")).expect("read"), b"the second one");
+    // A damaged part costs one attempt.
+    std::fs::write(part("new.part"), b"damaged").expect("written");
+    let etag = json(&setup.run(&["stat", "key", "--json"]))["etag"].clone();
+    let note = serde_json::json!({ "key": "key", "etag": etag, "total": 14 });
+    std::fs::write(part("new.part.json"), note.to_string()).expect("written");
+    assert_eq!(setup.run(&["get", "key", "-o", "new"]).status.code(), Some(1));
+    assert!(setup.run(&["get", "key", "-o", "new"]).status.success());
+    assert_eq!(std::fs::read(part("new")).expect("read"), b"the second one");
+    // Another process is at it.
+    let held = std::fs::File::create(part("busy.part")).expect("made");
+    held.try_lock().expect("locked");
+    let busy = setup.run(&["get", "key", "-o", "busy"]);
+    assert!(
+        busy.status.code() == Some(1) && text(&busy).contains("another get"),
+        "{}",
+        text(&busy)
+    );
+}
+
+#[test]
+fn format_keeps_a_sound_cache() {
+    let dir = tempfile::TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("a scratch folder");
+    let file = dir.path().join("kept.cache");
+    let options = ["--size", "16MiB", "--format"];
+    let node = Node::start(&file, &options);
+    assert_eq!(node.client().put("/key", b"kept").expect("stored"), 201);
+    node.kill();
+    let node = Node::start(&file, &options);
+    assert_eq!(node.client().get("/key").expect("answered").status, 200);
+    node.kill();
+    let node = Node::start(&file, &["--size", "8MiB", "--format"]);
+    assert_eq!(
+        node.client().get("/key").expect("answered").status,
+        404,
+        "other sizes: started empty"
+    );
+}
