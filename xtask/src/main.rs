@@ -43,7 +43,13 @@ enum Bench {
     Lookup,
     /// HTTP hits, beside nginx, Varnish and Traffic Server
     Http,
-    /// Both
+    /// Taking and giving back buffers, beside malloc, mimalloc and other pools
+    Pool,
+    /// Serialising, building, parsing and summing packets, beside etherparse, smoltcp and pnet
+    Packet,
+    /// UDP packets a second, beside iperf3; as root
+    Udp,
+    /// All of them
     All,
 }
 
@@ -69,7 +75,10 @@ fn bench(what: Bench) -> bool {
     let bins: &[&str] = match what {
         Bench::Lookup => &["lookup"],
         Bench::Http => &["http"],
-        Bench::All => &["lookup", "http"],
+        Bench::Pool => &["pool"],
+        Bench::Packet => &["packet"],
+        Bench::Udp => &["udp"],
+        Bench::All => &["lookup", "http", "pool", "packet", "udp"],
     };
     let cargo = || Command::new("cargo");
     // The node that is measured; the rivals are built in their own workspace.

@@ -45,6 +45,7 @@ const STEPS: &[Step] = &[
             &environment,
         );
     }),
+    ("fuzz", fuzz),
     ("tidy", |tally, _| tally.note("tidy", crate::tidy::run())),
     ("deny", deny),
 ];
@@ -166,26 +167,45 @@ fn answers(program: &str, argument: &str) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+/// Programs that the tests call, the Debian package of each, and what for.
+const PROGRAMS: &[(&str, &str, &str)] = &[
+    ("strace", "strace", "counts system calls"),
+    ("tshark", "tshark", "reads what we capture"),
+    ("ip", "iproute2", "makes network namespaces"),
+    ("ping", "iputils-ping", "crosses the relay"),
+    ("ethtool", "ethtool", "sets offloads of test cables"),
+    ("c++", "g++", "builds the fuzzer's library"),
+];
+
 fn packages(tally: &mut Tally, _slow: bool) {
-    if answers("strace", "--version").is_some() {
+    let is_there = |program: &str| {
+        let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
+        found.is_ok_and(|output| output.status.success())
+    };
+    let missing: Vec<_> = PROGRAMS.iter().filter(|(program, ..)| !is_there(program)).collect();
+    if missing.is_empty() {
         return tally.note("packages", true);
     }
+    let packages: Vec<&str> = missing.iter().map(|(_, package, _)| *package).collect();
     if answers("id", "-u").as_deref() != Some("0") {
-        let skip = "SKIP strace is not installed, and only root may install it";
-        tally.skips.insert(skip.to_owned());
+        let list = packages.join(" ");
+        tally.skips.insert(format!("SKIP {list}: not installed, and only root may install them"));
         return;
     }
-    println!("installing strace (apt-get install -y strace): the tests count system calls with it");
+    for (program, package, purpose) in missing {
+        println!("installing {package} (apt-get install -y {package}): {program} {purpose}");
+    }
     let apt = |args: &[&str]| {
         let mut command = Command::new("apt-get");
         command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
         command.status().is_ok_and(|status| status.success())
     };
-    if apt(&["update", "-q"]) && apt(&["install", "-y", "-q", "strace"]) {
+    let install = [&["install", "-y", "-q", "--no-install-recommends"][..], &packages].concat();
+    if apt(&["update", "-q"]) && apt(&install) {
         tally.note("packages", true);
     } else {
-        let skip = "SKIP strace could not be installed; see what apt-get said";
-        tally.skips.insert(skip.to_owned());
+        let list = packages.join(" ");
+        tally.skips.insert(format!("SKIP {list}: could not be installed; see what apt-get said"));
     }
 }
 
@@ -217,6 +237,45 @@ fn count(tally: &mut Tally, _slow: bool) {
     tally.tests("count", &[&profile[..], &hand_out].concat(), &[]);
     let pool = ["--package", "straightway-buffer", "--test", "alloc_count"];
     tally.tests("count", &[&profile[..], &pool].concat(), &[]);
+    let packets = ["--package", "straightway-packet", "--test", "overlay_alloc"];
+    let more = ["--test", "packets_alloc", "--test", "batch"];
+    tally.tests("count", &[&profile[..], &packets, &more].concat(), &[]);
+}
+
+/// Fuzz targets, and how many seconds each is run here; whoever hunts for more gives the programs more.
+const FUZZ: &[&str] = &["frame", "reassemble", "overlay", "pcap"];
+const FUZZ_SECONDS: u32 = 4;
+
+/// Builds the targets with the compiler's own coverage (no nightly, no further tool), and runs each from its corpus.
+fn fuzz(tally: &mut Tally, _slow: bool) {
+    const COVERAGE: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+        -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+        -Ccodegen-units=1 --cfg fuzzing";
+    let environment = [("RUSTFLAGS", COVERAGE), ("CARGO_TARGET_DIR", "target/fuzz")];
+    // A target of its own for the flags, or build scripts would be instrumented too.
+    let host = answers("rustc", "-vV").unwrap_or_default();
+    let host =
+        host.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or_default().to_owned();
+    let build = ["build", "--release", "--manifest-path", "fuzz/Cargo.toml", "--target", &host];
+    tally.cargo("fuzz build", &build, &environment);
+    for target in FUZZ {
+        // New findings go to a folder of their own: the corpus in the repository is chosen by hand.
+        let found = format!("target/fuzz/found/{target}");
+        let made = std::fs::create_dir_all(&found);
+        let seconds = format!("-max_total_time={FUZZ_SECONDS}");
+        let prefix = format!("-artifact_prefix=target/fuzz/found/{target}-");
+        let run = Command::new(format!("target/fuzz/{host}/release/{target}"))
+            .args([&found, &format!("fuzz/corpus/{target}"), &seconds, &prefix])
+            .args(["-max_len=2048", "-print_final_stats=1", "-verbosity=0"])
+            .output();
+        let good = run.as_ref().is_ok_and(|output| output.status.success());
+        let said = run.map(|output| String::from_utf8_lossy(&output.stderr).into_owned());
+        let said = said.unwrap_or_else(|error| error.to_string());
+        // What it found when it failed; otherwise how much it tried.
+        let shown = |line: &&str| !good || line.starts_with("stat::number_of_executed");
+        said.lines().filter(shown).for_each(|line| println!("{target}: {line}"));
+        tally.note(target, made.is_ok() && good);
+    }
 }
 
 fn deny(tally: &mut Tally, _slow: bool) {

@@ -1,0 +1,237 @@
+//! Serialising, building, parsing and summing packets, beside the nested form, etherparse, smoltcp and pnet. Equal bytes
+//! and equal fields are asserted before anything is timed; contestants take turns, 21 rounds, medians.
+use std::hint::black_box;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use etherparse::{PacketBuilder, PacketHeaders, SlicedPacket};
+use pnet_packet::Packet;
+use straightway_buffer::packet::take_buffer;
+use straightway_buffer::{BufferPool, PoolConfig, StackBuffer};
+use straightway_packet::build::UdpPacketBuilder;
+use straightway_packet::overlay::{Control, Heartbeat, Message, PacketType};
+use straightway_packet::view::{Frame, Network, Transport};
+use straightway_packet::{MacAddr, PacketError, checksum};
+
+const ROUNDS: usize = 21;
+
+type Arm<'a> = (&'a str, Box<dyn FnMut() + 'a>);
+
+/// Median nanoseconds of each arm.
+fn compare(title: &str, mut arms: Vec<Arm<'_>>) {
+    const TIMES: u32 = 200_000;
+    let mut seen = vec![Vec::new(); arms.len()];
+    for round in 0..ROUNDS {
+        for n in 0..arms.len() {
+            let n = if round % 2 == 0 { n } else { arms.len() - 1 - n };
+            let act = &mut arms[n].1;
+            (0..TIMES / 10).for_each(|_| act());
+            let started = Instant::now();
+            (0..TIMES).for_each(|_| act());
+            seen[n].push(started.elapsed().as_nanos() as f64 / f64::from(TIMES));
+        }
+    }
+    println!("\n### {title}\n\n| contestant | ns | against the first |\n|---|---|---|");
+    let medians: Vec<f64> = seen
+        .into_iter()
+        .map(|mut times| {
+            times.sort_by(f64::total_cmp);
+            times[times.len() / 2]
+        })
+        .collect();
+    for ((name, _), median) in arms.iter().zip(&medians) {
+        println!("| {name} | {median:.1} | {:.2} |", median / medians[0]);
+    }
+}
+
+fn heartbeat() {
+    let source = MacAddr([4; 6]);
+    let beat = Heartbeat { duration_ms: 1000, id: 42, hops: 0, source };
+    let message =
+        Message::new(MacAddr([2; 6]), MacAddr([3; 6]), PacketType::Control(Control::Heartbeat(beat)));
+    let pool = BufferPool::new(PoolConfig::packets()).expect("a pool");
+    let mut caller = BytesMut::with_capacity(64);
+    let bytes: Vec<u8> = (&message).into();
+    let arms: Vec<Arm<'_>> = vec![
+        ("nested: a vector of vectors", Box::new(|| drop(black_box(Vec::<Vec<u8>>::from(black_box(&message)))))),
+        ("nested, then flattened", Box::new(|| drop(black_box(Vec::<Vec<u8>>::from(black_box(&message)).concat())))),
+        ("flat: one Vec", Box::new(|| drop(black_box(Vec::<u8>::from(black_box(&message)))))),
+        ("into the caller's BytesMut", Box::new(|| {
+            caller.clear();
+            black_box(&message).serialize_into(&mut caller);
+            black_box(&caller);
+        })),
+        ("into a pooled buffer, taken and given back", Box::new(|| {
+            let mut buffer = pool.acquire(46).expect("a buffer");
+            let len = black_box(&message).write_to(buffer.as_mut_capacity()).expect("fits");
+            buffer.set_len(len).expect("fits");
+            black_box(&buffer);
+        })),
+        ("into a thread-local packet buffer, taken and given back", Box::new(|| {
+            let mut buffer = take_buffer(46);
+            black_box(&message).serialize_into(&mut buffer);
+            black_box(&*buffer);
+        })),
+        ("on the stack", Box::new(|| {
+            let mut stack = StackBuffer::<64>::new();
+            let _ = stack.fill_with::<PacketError>(|room| black_box(&message).write_to(room));
+            black_box(&stack);
+        })),
+        ("parsed in place", Box::new(|| {
+            black_box(Message::parse(black_box(&bytes)).expect("reads"));
+        })),
+    ];
+    compare("a heartbeat of 46 bytes", arms);
+}
+
+fn frames(payload: usize) {
+    let payload = vec![7u8; payload];
+    let (a, b) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let builder = UdpPacketBuilder::new("10.0.0.1:1000".parse().unwrap(), "10.0.0.2:53".parse().unwrap())
+        .unwrap()
+        .ethernet(MacAddr(a), MacAddr(b));
+    let frame = builder.build(&payload).unwrap();
+    let theirs = |out: &mut Vec<u8>| {
+        PacketBuilder::ethernet2(a, b).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64).udp(1000, 53).write(out, &payload).unwrap();
+    };
+    let mut reused = Vec::with_capacity(2000);
+    theirs(&mut reused);
+    assert_eq!(frame[..16], reused[..16], "the same frame");
+    assert_eq!(frame[22..24], reused[22..24], "the same frame");
+    assert_eq!(frame[26..], reused[26..], "the same frame");
+    let (mut ours, mut smol, mut pnet) = (BytesMut::with_capacity(2000), vec![0; frame.len()], vec![0; frame.len()]);
+    emit_smoltcp(&mut smol, &payload);
+    assert_eq!(frame[26..], smol[26..], "the same frame");
+    emit_pnet(&mut pnet, &payload);
+    assert_eq!(frame[26..], pnet[26..], "the same frame");
+    compare(&format!("building UDP over IPv4 over Ethernet, {} bytes of payload, checksums made", payload.len()), vec![
+        ("straightway build_into", Box::new(|| {
+            ours.clear();
+            builder.build_into(black_box(&payload), &mut ours).unwrap();
+            black_box(&ours);
+        })),
+        ("smoltcp emit", Box::new(|| {
+            emit_smoltcp(&mut smol, black_box(&payload));
+            black_box(&smol);
+        })),
+        ("pnet setters", Box::new(|| {
+            emit_pnet(&mut pnet, black_box(&payload));
+            black_box(&pnet);
+        })),
+        ("etherparse, reused Vec", Box::new(|| {
+            reused.clear();
+            theirs(&mut reused);
+            black_box(&reused);
+        })),
+    ]);
+    let expected = (1000, 53, payload.len());
+    assert_eq!(parse_ours(&frame), expected);
+    assert_eq!(parse_smoltcp(&frame), expected);
+    assert_eq!(parse_pnet(&frame), expected);
+    assert_eq!(parse_etherparse(&frame), expected);
+    compare(&format!("parsing that frame to ports and payload, {} bytes", payload.len()), vec![
+        ("straightway Frame::parse", Box::new(|| { black_box(parse_ours(black_box(&frame))); })),
+        ("smoltcp", Box::new(|| { black_box(parse_smoltcp(black_box(&frame))); })),
+        ("pnet", Box::new(|| { black_box(parse_pnet(black_box(&frame))); })),
+        ("etherparse SlicedPacket", Box::new(|| { black_box(parse_etherparse(black_box(&frame))); })),
+        ("etherparse PacketHeaders", Box::new(|| {
+            black_box(PacketHeaders::from_ethernet_slice(black_box(&frame)).unwrap());
+        })),
+    ]);
+    compare(&format!("the Internet checksum of {} bytes", payload.len()), vec![
+        ("straightway", Box::new(|| { black_box(checksum(black_box(&payload))); })),
+        ("pnet", Box::new(|| { black_box(pnet_packet::util::checksum(black_box(&payload), 0)); })),
+    ]);
+}
+
+fn parse_ours(frame: &[u8]) -> (u16, u16, usize) {
+    let frame = Frame::parse(frame).unwrap();
+    let (Network::Ipv4(_), Transport::Udp(udp)) = (frame.network, frame.transport) else { unreachable!() };
+    (udp.source_port(), udp.destination_port(), udp.payload().len())
+}
+
+fn parse_smoltcp(frame: &[u8]) -> (u16, u16, usize) {
+    use smoltcp::wire::{EthernetFrame, Ipv4Packet, UdpPacket};
+    let ethernet = EthernetFrame::new_checked(frame).unwrap();
+    let ip = Ipv4Packet::new_checked(ethernet.payload()).unwrap();
+    let udp = UdpPacket::new_checked(ip.payload()).unwrap();
+    (udp.src_port(), udp.dst_port(), udp.payload().len())
+}
+
+fn parse_pnet(frame: &[u8]) -> (u16, u16, usize) {
+    let ethernet = pnet_packet::ethernet::EthernetPacket::new(frame).unwrap();
+    let ip = pnet_packet::ipv4::Ipv4Packet::new(ethernet.payload()).unwrap();
+    let udp = pnet_packet::udp::UdpPacket::new(ip.payload()).unwrap();
+    (udp.get_source(), udp.get_destination(), udp.payload().len())
+}
+
+fn parse_etherparse(frame: &[u8]) -> (u16, u16, usize) {
+    let packet = SlicedPacket::from_ethernet(frame).unwrap();
+    let Some(etherparse::TransportSlice::Udp(udp)) = packet.transport else { unreachable!() };
+    (udp.source_port(), udp.destination_port(), udp.payload().len())
+}
+
+fn emit_smoltcp(out: &mut [u8], payload: &[u8]) {
+    use smoltcp::phy::ChecksumCapabilities;
+    use smoltcp::wire::{
+        EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpProtocol, Ipv4Address, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
+    };
+    let caps = ChecksumCapabilities::default();
+    let (from, to) = (Ipv4Address::new(10, 0, 0, 1), Ipv4Address::new(10, 0, 0, 2));
+    let ethernet = EthernetRepr {
+        src_addr: EthernetAddress([2, 0, 0, 0, 0, 1]),
+        dst_addr: EthernetAddress([2, 0, 0, 0, 0, 2]),
+        ethertype: EthernetProtocol::Ipv4,
+    };
+    let mut frame = EthernetFrame::new_unchecked(out);
+    ethernet.emit(&mut frame);
+    let ip = Ipv4Repr { src_addr: from, dst_addr: to, next_header: IpProtocol::Udp, payload_len: 8 + payload.len(), hop_limit: 64 };
+    let mut packet = Ipv4Packet::new_unchecked(frame.payload_mut());
+    ip.emit(&mut packet, &caps);
+    let mut udp = UdpPacket::new_unchecked(packet.payload_mut());
+    UdpRepr { src_port: 1000, dst_port: 53 }.emit(
+        &mut udp,
+        &from.into(),
+        &to.into(),
+        payload.len(),
+        |room| room.copy_from_slice(payload),
+        &caps,
+    );
+}
+
+fn emit_pnet(out: &mut [u8], payload: &[u8]) {
+    use pnet_packet::ethernet::{EtherTypes, MutableEthernetPacket};
+    use pnet_packet::ip::IpNextHeaderProtocols;
+    use pnet_packet::ipv4::MutableIpv4Packet;
+    use pnet_packet::udp::MutableUdpPacket;
+    let (from, to) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+    let mut ethernet = MutableEthernetPacket::new(&mut out[..14]).unwrap();
+    ethernet.set_destination([2, 0, 0, 0, 0, 2].into());
+    ethernet.set_source([2, 0, 0, 0, 0, 1].into());
+    ethernet.set_ethertype(EtherTypes::Ipv4);
+    let total = out.len() - 14;
+    let mut ip = MutableIpv4Packet::new(&mut out[14..34]).unwrap();
+    ip.set_version(4);
+    ip.set_header_length(5);
+    ip.set_total_length(total as u16);
+    ip.set_ttl(64);
+    ip.set_next_level_protocol(IpNextHeaderProtocols::Udp);
+    ip.set_source(from);
+    ip.set_destination(to);
+    let sum = pnet_packet::ipv4::checksum(&ip.to_immutable());
+    ip.set_checksum(sum);
+    let mut udp = MutableUdpPacket::new(&mut out[34..]).unwrap();
+    udp.set_source(1000);
+    udp.set_destination(53);
+    udp.set_length((8 + payload.len()) as u16);
+    udp.set_payload(payload);
+    udp.set_checksum(0);
+    let sum = pnet_packet::udp::ipv4_checksum(&udp.to_immutable(), &from, &to);
+    udp.set_checksum(sum);
+}
+
+fn main() {
+    heartbeat();
+    frames(22);
+    frames(1472);
+}
