@@ -150,7 +150,8 @@ impl<T: TransportHeader> PacketBuilder<T> {
     /// # Errors
     /// [`PacketError::TooLong`] when the payload does not fit into a packet.
     pub fn build(&self, payload: &[u8]) -> Result<Vec<u8>, PacketError> {
-        let (headers, len) = self.headers(payload)?;
+        let mut headers = [0; MAX_HEADERS];
+        let len = self.headers(&mut headers, payload)?;
         let mut packet = Vec::with_capacity(len + payload.len());
         packet.extend_from_slice(&headers[..len]);
         packet.extend_from_slice(payload);
@@ -163,7 +164,8 @@ impl<T: TransportHeader> PacketBuilder<T> {
     /// As [`Self::build`]; the buffer is unchanged then.
     #[inline]
     pub fn build_into(&self, payload: &[u8], out: &mut BytesMut) -> Result<usize, PacketError> {
-        let (headers, len) = self.headers(payload)?;
+        let mut headers = [0; MAX_HEADERS];
+        let len = self.headers(&mut headers, payload)?;
         out.reserve(len + payload.len());
         out.extend_from_slice(&headers[..len]);
         out.extend_from_slice(payload);
@@ -180,24 +182,23 @@ impl<T: TransportHeader> PacketBuilder<T> {
         let max = out.len();
         let out =
             out.get_mut(..size).ok_or(PacketError::TooLong { layer: "packet", len: size, max })?;
-        let (headers, len) = self.headers(payload)?;
+        let mut headers = [0; MAX_HEADERS];
+        let len = self.headers(&mut headers, payload)?;
         let mut out = Writer(out);
         out.put(&headers[..len]);
         out.put(payload);
         Ok(size)
     }
 
+    /// Puts the headers together; gives their length.
     #[inline]
-    fn headers(&self, payload: &[u8]) -> Result<([u8; MAX_HEADERS], usize), PacketError> {
+    fn headers(&self, out: &mut [u8; MAX_HEADERS], payload: &[u8]) -> Result<usize, PacketError> {
         let envelope = &self.envelope;
         let transport_len = self.transport.header_len();
         let protocol = self.transport.protocol(&envelope.addresses);
-        let mut headers = [0; MAX_HEADERS];
-        let len = envelope.header_len() + transport_len;
-        let mut out = Writer(&mut headers);
-        envelope.write(&mut out, protocol, transport_len + payload.len())?;
-        self.transport.write(&mut out, &envelope.addresses, payload);
-        Ok((headers, len))
+        let len = envelope.write(out, protocol, transport_len + payload.len())?;
+        self.transport.write(&mut Writer(&mut out[len..]), &envelope.addresses, payload);
+        Ok(len + transport_len)
     }
 }
 

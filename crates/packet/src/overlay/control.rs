@@ -2,7 +2,7 @@
 use super::too_short;
 use crate::addr::MacAddr;
 use crate::error::PacketError;
-use crate::field::{Writer, be32, field};
+use crate::field::{be32, field};
 
 /// What nodes tell each other about themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,11 +72,13 @@ impl Heartbeat {
     }
 
     #[inline]
-    pub(super) fn write(&self, out: &mut Writer<'_>) {
-        out.put(&self.duration_ms.to_be_bytes());
-        out.put(&self.id.to_be_bytes());
-        out.put(&self.hops.to_be_bytes());
-        out.put(&self.source.0);
+    pub(super) fn body(&self) -> [u8; Self::BODY_BYTES] {
+        let mut body = [0; Self::BODY_BYTES];
+        body[..16].copy_from_slice(&self.duration_ms.to_be_bytes());
+        body[16..20].copy_from_slice(&self.id.to_be_bytes());
+        body[20..24].copy_from_slice(&self.hops.to_be_bytes());
+        body[24..].copy_from_slice(&self.source.0);
+        body
     }
 }
 
@@ -91,11 +93,5 @@ impl HeartbeatReply {
         };
         let sender = MacAddr(field(body, Heartbeat::BODY_BYTES));
         Heartbeat::parse(body).map(|heartbeat| heartbeat.reply(sender))
-    }
-
-    #[inline]
-    pub(super) fn write(&self, out: &mut Writer<'_>) {
-        self.heartbeat.write(out);
-        out.put(&self.sender.0);
     }
 }

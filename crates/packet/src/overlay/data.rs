@@ -39,11 +39,9 @@ impl<'a> ToUpstream<'a> {
 
     #[inline]
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, PacketError> {
-        let (origin, payload) = body.split_first_chunk().ok_or(too_short(
-            "overlay to upstream",
-            Self::HEADER_BYTES,
-            body.len(),
-        ))?;
+        let (origin, payload) = body
+            .split_first_chunk()
+            .ok_or_else(|| too_short("overlay to upstream", Self::HEADER_BYTES, body.len()))?;
         Ok(Self { origin: MacAddr(*origin), payload })
     }
 }

@@ -4,15 +4,13 @@ use bytes::BytesMut;
 use super::{Control, Data, Heartbeat, HeartbeatReply, ToDownstream, ToUpstream, too_short};
 use crate::addr::MacAddr;
 use crate::error::PacketError;
-use crate::field::{Writer, be16, field};
+use crate::field::{be16, field};
 
 /// What stands where an Ethernet frame has its type.
 pub const MARKER: [u8; 2] = [0x30, 0x30];
 
 const LAYER: &str = "overlay message";
 const HEADER_BYTES: usize = 16;
-/// The longest that comes before a payload: a whole heartbeat reply.
-const MAX_HEAD: usize = HEADER_BYTES + HeartbeatReply::BODY_BYTES;
 
 /// A message between two neighbours.
 ///
@@ -105,18 +103,25 @@ impl<'a> Message<'a> {
     #[inline]
     pub fn write_to(&self, out: &mut [u8]) -> Result<usize, PacketError> {
         let (len, max) = (self.wire_size(), out.len());
-        let out = out.get_mut(..len);
-        let mut out = Writer(out.ok_or(PacketError::TooLong { layer: LAYER, len, max })?);
-        self.write_head(&mut out);
-        out.put(self.payload());
-        Ok(len)
+        let payload = self.payload();
+        let written = self.with_head(|head| {
+            let (front, rest) = out.split_at_mut_checked(head.len())?;
+            rest.get_mut(..payload.len())?.copy_from_slice(payload);
+            front.copy_from_slice(head);
+            Some(())
+        });
+        match written {
+            Some(()) => Ok(len),
+            None => Err(PacketError::TooLong { layer: LAYER, len, max }),
+        }
     }
 
     /// Appends it to a buffer; allocates only if the buffer lacks the room.
     #[inline]
     pub fn serialize_into(&self, out: &mut BytesMut) {
         out.reserve(self.wire_size());
-        self.append(|bytes| out.extend_from_slice(bytes));
+        self.with_head(|head| out.extend_from_slice(head));
+        out.extend_from_slice(self.payload());
     }
 
     /// The frame that it carries; empty for control messages.
@@ -129,31 +134,45 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Hands over everything before the payload, put together on the stack, and the payload.
-    #[inline]
-    fn append(&self, mut put: impl FnMut(&[u8])) {
-        let mut head = [0; MAX_HEAD];
-        let payload = self.payload();
-        self.write_head(&mut Writer(&mut head));
-        put(&head[..self.wire_size() - payload.len()]);
-        put(payload);
+    /// Hands over everything before the payload: in an array of known length for each kind, which is copied without a
+    /// loop or a check.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "the lengths are known only where this is inlined")]
+    fn with_head<R>(&self, put: impl FnOnce(&[u8]) -> R) -> R {
+        match &self.packet {
+            PacketType::Control(Control::Heartbeat(heartbeat)) => {
+                let mut head = self.begin::<46>();
+                head[16..].copy_from_slice(&heartbeat.body());
+                put(&head)
+            }
+            PacketType::Control(Control::HeartbeatReply(reply)) => {
+                let mut head = self.begin::<52>();
+                head[16..46].copy_from_slice(&reply.heartbeat.body());
+                head[46..].copy_from_slice(&reply.sender.0);
+                put(&head)
+            }
+            PacketType::Data(Data::ToUpstream(data)) => {
+                let mut head = self.begin::<22>();
+                head[16..].copy_from_slice(&data.origin.0);
+                put(&head)
+            }
+            PacketType::Data(Data::ToDownstream(data)) => {
+                let mut head = self.begin::<28>();
+                head[16..22].copy_from_slice(&data.origin.0);
+                head[22..].copy_from_slice(&data.destination.0);
+                put(&head)
+            }
+        }
     }
 
     #[inline]
-    fn write_head(&self, out: &mut Writer<'_>) {
-        out.put(&self.to.0);
-        out.put(&self.from.0);
-        out.put(&MARKER);
-        out.put(&self.packet.tags());
-        match &self.packet {
-            PacketType::Control(Control::Heartbeat(heartbeat)) => heartbeat.write(out),
-            PacketType::Control(Control::HeartbeatReply(reply)) => reply.write(out),
-            PacketType::Data(Data::ToUpstream(data)) => out.put(&data.origin.0),
-            PacketType::Data(Data::ToDownstream(data)) => {
-                out.put(&data.origin.0);
-                out.put(&data.destination.0);
-            }
-        }
+    fn begin<const N: usize>(&self) -> [u8; N] {
+        let mut head = [0; N];
+        head[..6].copy_from_slice(&self.to.0);
+        head[6..12].copy_from_slice(&self.from.0);
+        head[12..14].copy_from_slice(&MARKER);
+        head[14..16].copy_from_slice(&self.packet.tags());
+        head
     }
 }
 
@@ -173,11 +192,13 @@ impl PacketType<'_> {
 impl From<&Message<'_>> for Vec<u8> {
     fn from(message: &Message<'_>) -> Self {
         let mut flat = Self::with_capacity(message.wire_size());
-        message.append(|bytes| flat.extend_from_slice(bytes));
+        message.with_head(|head| flat.extend_from_slice(head));
+        flat.extend_from_slice(message.payload());
         flat
     }
 }
 
+#[cold]
 fn wrong(field: &'static str, value: u16, rule: &'static str) -> PacketError {
     PacketError::BadField { layer: LAYER, field, value: u64::from(value), rule }
 }

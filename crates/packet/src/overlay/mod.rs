@@ -24,7 +24,7 @@ pub use reply::{Destination, ReplyType};
 
 use crate::error::PacketError;
 
-#[inline]
+#[cold]
 fn too_short(layer: &'static str, needed: usize, have: usize) -> PacketError {
     PacketError::Truncated { layer, needed, have }
 }

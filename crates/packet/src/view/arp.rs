@@ -18,7 +18,7 @@ impl<'a> Arp<'a> {
     /// # Errors
     /// [`PacketError::Truncated`]; [`PacketError::BadField`] for anything but IPv4 over Ethernet.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
-        let header = bytes.first_chunk::<28>().ok_or(truncated(LAYER, 28, bytes.len()))?;
+        let header = bytes.first_chunk::<28>().ok_or_else(|| truncated(LAYER, 28, bytes.len()))?;
         if be32(header, 0) != 0x0001_0800 {
             return Err(bad(LAYER, "address types", be32(header, 0), "must be IPv4 over Ethernet"));
         }

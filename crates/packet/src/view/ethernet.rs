@@ -21,6 +21,11 @@ impl EtherType {
     pub const PROVIDER_VLAN: Self = Self(0x88a8);
     /// The node's own messages.
     pub const OVERLAY: Self = Self(0x3030);
+
+    #[inline]
+    fn is_tag(self) -> bool {
+        matches!(self, Self::VLAN | Self::PROVIDER_VLAN)
+    }
 }
 
 /// A VLAN tag.
@@ -51,12 +56,15 @@ impl VlanTag {
 #[derive(Debug, Clone, Copy)]
 pub struct Ethernet<'a> {
     header: &'a [u8; 14],
-    tags: [Option<VlanTag>; 2],
+    /// Each tag's control information and the type that follows it.
+    tags: &'a [u8],
     ether_type: EtherType,
     payload: &'a [u8],
 }
 
 const LAYER: &str = "ethernet";
+/// Two tags: a provider's and a customer's.
+const MAX_TAG_BYTES: usize = 8;
 
 impl<'a> Ethernet<'a> {
     /// Bytes of the header without tags.
@@ -68,23 +76,27 @@ impl<'a> Ethernet<'a> {
     /// [`PacketError::Truncated`].
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
-        let (header, mut payload) = bytes.split_first_chunk::<14>().ok_or(truncated(
-            LAYER,
-            Self::HEADER_BYTES,
-            bytes.len(),
-        ))?;
-        let mut ether_type = EtherType(be16(header, 12));
-        let mut tags = [None; 2];
-        for tag in &mut tags {
-            if !matches!(ether_type, EtherType::VLAN | EtherType::PROVIDER_VLAN) {
-                break;
-            }
-            let (read, rest) =
-                payload.split_first_chunk::<4>().ok_or(truncated("vlan", 4, payload.len()))?;
-            *tag = Some(VlanTag::read(ether_type, be16(read, 0)));
-            ether_type = EtherType(be16(read, 2));
-            payload = rest;
+        let (header, payload) = bytes
+            .split_first_chunk::<14>()
+            .ok_or_else(|| truncated(LAYER, Self::HEADER_BYTES, bytes.len()))?;
+        let ether_type = EtherType(be16(header, 12));
+        if ether_type.is_tag() {
+            return Self::tagged(header, payload);
         }
+        Ok(Self { header, tags: &[], ether_type, payload })
+    }
+
+    #[cold]
+    fn tagged(header: &'a [u8; 14], behind: &'a [u8]) -> Result<Self, PacketError> {
+        let mut ether_type = EtherType(be16(header, 12));
+        let mut len = 0;
+        while ether_type.is_tag() && len < MAX_TAG_BYTES {
+            let short = || truncated("vlan", len + 4, behind.len());
+            let tag = behind.get(len..len + 4).ok_or_else(short)?;
+            ether_type = EtherType(be16(tag, 2));
+            len += 4;
+        }
+        let (tags, payload) = behind.split_at_checked(len).unwrap_or_default();
         Ok(Self { header, tags, ether_type, payload })
     }
 
@@ -101,8 +113,14 @@ impl<'a> Ethernet<'a> {
     }
 
     /// Its VLAN tags, outermost first.
-    pub fn tags(&self) -> impl Iterator<Item = VlanTag> + use<> {
-        self.tags.into_iter().flatten()
+    pub fn tags(&self) -> impl Iterator<Item = VlanTag> + use<'a> {
+        let (first, tags) = (EtherType(be16(self.header, 12)), self.tags);
+        let mut kind = first;
+        tags.chunks_exact(4).map(move |tag| {
+            let read = VlanTag::read(kind, be16(tag, 0));
+            kind = EtherType(be16(tag, 2));
+            read
+        })
     }
 
     /// What it carries, behind the tags.

@@ -42,7 +42,7 @@ impl<'a> Icmp<'a> {
     /// [`PacketError::Truncated`].
     #[inline]
     pub fn parse(version: IcmpVersion, bytes: &'a [u8]) -> Result<Self, PacketError> {
-        let header = bytes.first_chunk::<8>().ok_or(truncated("icmp", 8, bytes.len()))?;
+        let header = bytes.first_chunk::<8>().ok_or_else(|| truncated("icmp", 8, bytes.len()))?;
         Ok(Self { version, header, message: bytes })
     }
 

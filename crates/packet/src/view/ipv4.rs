@@ -27,7 +27,7 @@ impl<'a> Ipv4<'a> {
     /// another version, and for a header length or total length that cannot be.
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
-        let fixed = bytes.first_chunk::<20>().ok_or(truncated(LAYER, 20, bytes.len()))?;
+        let fixed = bytes.first_chunk::<20>().ok_or_else(|| truncated(LAYER, 20, bytes.len()))?;
         if fixed[0] >> 4 != 4 {
             return Err(bad(LAYER, "version", fixed[0] >> 4, "must be 4"));
         }
@@ -39,9 +39,10 @@ impl<'a> Ipv4<'a> {
         if total < header_len {
             return Err(bad(LAYER, "total length", total as u64, "is less than the header's"));
         }
-        let packet = bytes.get(..total).ok_or(truncated(LAYER, total, bytes.len()))?;
-        let (header, payload) =
-            packet.split_at_checked(header_len).ok_or(truncated(LAYER, header_len, total))?;
+        let packet = bytes.get(..total).ok_or_else(|| truncated(LAYER, total, bytes.len()))?;
+        let (header, payload) = packet
+            .split_at_checked(header_len)
+            .ok_or_else(|| truncated(LAYER, header_len, total))?;
         Ok(Self { fixed, header, payload })
     }
 
@@ -195,14 +196,12 @@ fn split_option<'a>(
     layer: &'static str,
     bytes: &'a [u8],
 ) -> Result<(&'a [u8], &'a [u8]), PacketError> {
-    let len = *bytes.get(1).ok_or(truncated(layer, 2, bytes.len()))?;
+    let len = *bytes.get(1).ok_or_else(|| truncated(layer, 2, bytes.len()))?;
     if len < 2 {
         return Err(bad(layer, "length", len, "must be at least 2"));
     }
-    let (option, rest) = bytes.split_at_checked(usize::from(len)).ok_or(truncated(
-        layer,
-        usize::from(len),
-        bytes.len(),
-    ))?;
+    let (option, rest) = bytes
+        .split_at_checked(usize::from(len))
+        .ok_or_else(|| truncated(layer, usize::from(len), bytes.len()))?;
     Ok((option.get(2..).unwrap_or_default(), rest))
 }

@@ -31,12 +31,12 @@ impl<'a> Ipv6<'a> {
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
         let (fixed, rest) =
-            bytes.split_first_chunk::<40>().ok_or(truncated(LAYER, 40, bytes.len()))?;
+            bytes.split_first_chunk::<40>().ok_or_else(|| truncated(LAYER, 40, bytes.len()))?;
         if fixed[0] >> 4 != 6 {
             return Err(bad(LAYER, "version", fixed[0] >> 4, "must be 6"));
         }
         let len = usize::from(be16(fixed, 4));
-        let payload = rest.get(..len).ok_or(truncated(LAYER, 40 + len, bytes.len()))?;
+        let payload = rest.get(..len).ok_or_else(|| truncated(LAYER, 40 + len, bytes.len()))?;
         Ok(Self { fixed, payload })
     }
 
@@ -179,11 +179,12 @@ impl<'a> ExtensionHeaders<'a> {
             ));
         }
         let have = self.rest.len();
-        let first = self.rest.first_chunk::<8>().ok_or(truncated(LAYER, 8, have))?;
+        let first = self.rest.first_chunk::<8>().ok_or_else(|| truncated(LAYER, 8, have))?;
         let kind = self.next;
         // Fragment headers have a fixed length; the field is reserved there.
         let len = if kind == FRAGMENT { 8 } else { 8 + usize::from(first[1]) * 8 };
-        let (header, rest) = self.rest.split_at_checked(len).ok_or(truncated(LAYER, len, have))?;
+        let (header, rest) =
+            self.rest.split_at_checked(len).ok_or_else(|| truncated(LAYER, len, have))?;
         (self.next, self.rest) = (first[0], rest);
         self.seen += 1;
         let data = header.get(2..).unwrap_or_default();

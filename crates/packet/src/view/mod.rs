@@ -77,12 +77,12 @@ impl Addresses {
     }
 }
 
-#[inline]
+#[cold]
 fn truncated(layer: &'static str, needed: usize, have: usize) -> PacketError {
     PacketError::Truncated { layer, needed, have }
 }
 
-#[inline]
+#[cold]
 fn bad(
     layer: &'static str,
     field: &'static str,

@@ -60,7 +60,7 @@ impl<'a> Tcp<'a> {
     /// [`PacketError::Truncated`]; [`PacketError::BadField`] for a data offset that cannot be.
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
-        let fixed = bytes.first_chunk::<20>().ok_or(truncated(LAYER, 20, bytes.len()))?;
+        let fixed = bytes.first_chunk::<20>().ok_or_else(|| truncated(LAYER, 20, bytes.len()))?;
         let header_len = usize::from(fixed[12] >> 4) * 4;
         if header_len < Self::HEADER_BYTES {
             return Err(bad(LAYER, "data offset", header_len as u64, "must be at least 20"));

@@ -22,12 +22,12 @@ impl<'a> Udp<'a> {
     /// [`PacketError::Truncated`]; [`PacketError::BadField`] for a length below the header's.
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
-        let header = bytes.first_chunk::<8>().ok_or(truncated(LAYER, 8, bytes.len()))?;
+        let header = bytes.first_chunk::<8>().ok_or_else(|| truncated(LAYER, 8, bytes.len()))?;
         let len = usize::from(be16(header, 4));
         if len < Self::HEADER_BYTES {
             return Err(bad(LAYER, "length", len as u64, "must be at least 8"));
         }
-        let datagram = bytes.get(..len).ok_or(truncated(LAYER, len, bytes.len()))?;
+        let datagram = bytes.get(..len).ok_or_else(|| truncated(LAYER, len, bytes.len()))?;
         Ok(Self { header, datagram })
     }
 
