@@ -42,19 +42,15 @@ pub fn get_buffer(size: usize) -> BytesMut {
     let taken = LOCAL.try_with(|local| {
         let mut local = local.try_borrow_mut().ok()?;
         let Local { idle, stats } = &mut *local;
-        stats.outstanding += 1;
         let Some(class) = SIZES.iter().position(|class| size <= *class) else {
             stats.oversize += 1;
-            stats.allocations += 1;
             return None;
         };
         if let Some(buffer) = idle[class].pop() {
             stats.hits += 1;
-            stats.bytes_held -= buffer.capacity() as u64;
             return Some(buffer);
         }
         stats.misses += 1;
-        stats.allocations += 1;
         Some(BytesMut::with_capacity(SIZES[class]))
     });
     // Without the thread's pool, which is gone when the thread is ending, a buffer is a buffer all the same.
@@ -66,17 +62,18 @@ pub fn get_buffer(size: usize) -> BytesMut {
 /// or too many is freed.
 pub fn return_buffer(mut buffer: BytesMut) {
     buffer.clear();
-    // Nothing is allocated: `false` if the memory is shared or too small.
-    let class = (0..SIZES.len()).rev().find(|class| buffer.try_reclaim(SIZES[*class]));
+    let capacity = buffer.capacity();
+    // As it was taken, or else what can be reclaimed of it: nothing is allocated for that, and it fails if the memory is
+    // shared or too small.
+    let class = SIZES.iter().position(|size| *size == capacity);
+    let class =
+        class.or_else(|| (0..SIZES.len()).rev().find(|class| buffer.try_reclaim(SIZES[*class])));
     let kept = LOCAL.try_with(|local| {
         let Ok(mut local) = local.try_borrow_mut() else { return };
         let Local { idle, stats } = &mut *local;
-        stats.outstanding = stats.outstanding.saturating_sub(1);
         match class.filter(|_| buffer.capacity() <= LARGEST_KEPT).map(|class| &mut idle[class]) {
             Some(idle) if idle.len() < PER_CLASS => {
                 stats.returns += 1;
-                stats.bytes_held += buffer.capacity() as u64;
-                stats.high_water_bytes = stats.high_water_bytes.max(stats.bytes_held);
                 idle.push(buffer);
             }
             _ => stats.drops += 1,
@@ -91,9 +88,18 @@ pub fn take_buffer(size: usize) -> PacketBuffer {
     PacketBuffer(get_buffer(size))
 }
 
-/// What this thread's pool has done. `high_water_bytes` is the most that was held idle.
+/// What this thread's pool has done. `high_water_bytes` stays 0: nobody counts what other threads hold.
 pub fn stats() -> PoolStats {
-    LOCAL.try_with(|local| local.borrow().stats).unwrap_or_default()
+    let counted = LOCAL.try_with(|local| {
+        let local = local.borrow();
+        let held = local.idle.iter().flatten().map(|buffer| buffer.capacity() as u64).sum();
+        PoolStats { bytes_held: held, ..local.stats }
+    });
+    let mut stats = counted.unwrap_or_default();
+    stats.allocations = stats.misses + stats.oversize;
+    stats.outstanding =
+        (stats.hits + stats.allocations).saturating_sub(stats.returns + stats.drops);
+    stats
 }
 
 /// A [`BytesMut`] that goes back to the pool of the thread that drops it.
