@@ -18,14 +18,18 @@ const STEPS: &[Step] = &[
     ("packages", packages),
     ("fmt", |tally, _| tally.cargo("fmt", &["fmt", "--all", "--check"], &[])),
     ("clippy", |tally, _| {
-        let args = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        let args =
+            ["clippy", "--workspace", "--all-features", "--all-targets", "--", "-D", "warnings"];
         tally.cargo("clippy", &args, &[]);
     }),
     ("tests", tests),
     ("count", count),
-    ("doctests", |tally, _| tally.cargo("doctests", &["test", "--workspace", "--doc"], &[])),
+    ("doctests", |tally, _| {
+        tally.cargo("doctests", &["test", "--workspace", "--all-features", "--doc"], &[])
+    }),
     ("doc", |tally, _| {
-        let args = ["doc", "--workspace", "--no-deps", "--document-private-items"];
+        let args =
+            ["doc", "--workspace", "--all-features", "--no-deps", "--document-private-items"];
         tally.cargo("doc", &args, &[("RUSTDOCFLAGS", "-D warnings")]);
     }),
     ("loom", |tally, _| {
@@ -218,7 +222,7 @@ fn tests(tally: &mut Tally, slow: bool) {
         return tally.note("tests", false);
     }
     // The models are built for loom, in a step of their own.
-    let which = ["--workspace", "--exclude", "models", "--no-fail-fast"];
+    let which = ["--workspace", "--all-features", "--exclude", "models", "--no-fail-fast"];
     // Both runners are asked to show what passing tests print: the SKIP lines are among it.
     if answers("cargo-nextest", "--version").is_some() {
         let args = [&["nextest", "run"][..], &which, &["--success-output", "final"]].concat();

@@ -26,6 +26,8 @@ mod sys;
 #[cfg(target_os = "linux")]
 mod tap;
 pub mod view;
+#[cfg(all(target_os = "linux", feature = "xdp"))]
+pub mod xdp;
 
 pub use addr::MacAddr;
 pub use checksum::{Checksum, checksum};

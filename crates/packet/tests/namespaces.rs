@@ -207,6 +207,50 @@ fn joined_packets_cross_the_cable_apart() {
     }
 }
 
+#[cfg(feature = "xdp")]
+#[test]
+fn frames_go_past_the_stack_both_ways() {
+    use straightway_packet::xdp::XdpSocket;
+    let Some(pair) = Pair::new("xdp") else { return };
+    let missing = XdpSocket::open("nowhere0", 0, 64).expect_err("no such interface");
+    assert!(missing.to_string().contains("no such interface"), "{missing}");
+    assert!(matches!(XdpSocket::open("lo", 0, 63), Err(PacketError::BadField { .. })));
+    let mut sender = pair.within(0, || XdpSocket::open("wire0", 0, 64)).expect("opened as root");
+    let mut receiver = pair.within(1, || XdpSocket::open("wire0", 0, 64)).expect("opened as root");
+    let builder =
+        UdpPacketBuilder::new("10.77.0.1:1".parse().unwrap(), "10.77.0.2:2".parse().unwrap());
+    let builder = builder.unwrap().ethernet(US, MacAddr::BROADCAST);
+    let frame = |n: u16| builder.build(&[&n.to_be_bytes()[..], &[7; 1400]].concat()).unwrap();
+    let (mut sent, mut seen, deadline) = (0, Vec::new(), Instant::now() + SOON);
+    while seen.len() < 500 && Instant::now() < deadline {
+        if sent < 500 {
+            let frames: Vec<_> = (sent..(sent + 32).min(500)).map(frame).collect();
+            sent += u16::try_from(sender.send(frames.iter().map(Vec::as_slice)).unwrap()).unwrap();
+        }
+        sender.flush().unwrap();
+        receiver
+            .receive(Duration::from_millis(10), |bytes| {
+                // The kernel's own frames of the cable come too.
+                if let Ok(Transport::Udp(udp)) = Frame::parse(bytes).map(|frame| frame.transport)
+                    && udp.destination_port() == 2
+                {
+                    assert_eq!(udp.payload()[2..], [7; 1400]);
+                    seen.push(u16::from_be_bytes([udp.payload()[0], udp.payload()[1]]));
+                }
+            })
+            .unwrap();
+    }
+    assert_eq!(seen, (0..500).collect::<Vec<_>>());
+    while sender.flush().unwrap() > 0 {
+        assert!(Instant::now() < deadline, "every frame comes back from the kernel");
+    }
+    assert!(matches!(sender.send([&[0; 3000][..]]), Err(PacketError::TooLong { .. })));
+    // Closed, the queue is the stack's again.
+    drop((sender, receiver));
+    let ping = pair.command(0, "ping").args(["-c", "1", "-W", "5", "10.77.0.2"]).output();
+    assert!(ping.is_ok_and(|output| output.status.success()));
+}
+
 #[test]
 fn every_frame_of_a_real_conversation_reads() {
     let Some(pair) = Pair::new("talk") else { return };

@@ -1,6 +1,8 @@
 //! System calls: the only place in this crate with unsafe code. Each function is safe to call with any arguments.
 #[cfg(target_os = "linux")]
 pub(crate) mod address;
+#[cfg(all(target_os = "linux", feature = "xdp"))]
+mod bpf;
 #[cfg(target_os = "linux")]
 pub(crate) mod mmsg;
 #[cfg(target_os = "linux")]
@@ -8,6 +10,8 @@ pub(crate) mod ring;
 pub(crate) mod sockopt;
 #[cfg(target_os = "linux")]
 pub(crate) mod tun;
+#[cfg(all(target_os = "linux", feature = "xdp"))]
+pub(crate) mod xsk;
 
 use std::io;
 
