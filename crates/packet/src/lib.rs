@@ -7,6 +7,7 @@
 //! fragment  IPv4 and IPv6 fragments, made and put together again within bounds
 //! batch     many datagrams by one system call (Linux), one by one elsewhere
 //! capture   the kernel's ring of packets, and pcap files
+//! xdp       frames past the kernel's stack (Linux, feature `xdp`)
 //! ```
 //! *Knows:* packets, and the system calls that move them. *Does not know:* what they are for. Everything but `batch`,
 //! `capture::ring` and `tap` takes bytes and a clock in and gives bytes out.
