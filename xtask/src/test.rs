@@ -8,8 +8,10 @@ use std::time::Instant;
 use output::Seen;
 
 /// What may be skipped even where CI runs: how its line begins, and why.
-const MAY_SKIP: &[(&str, &str)] =
-    &[("SKIP cargo-deny ", "takes minutes to build; run by those who release")];
+const MAY_SKIP: &[(&str, &str)] = &[
+    ("SKIP cargo-deny ", "takes minutes to build; run by those who release"),
+    ("SKIP miri ", "needs a nightly toolchain, which users need not have"),
+];
 
 /// A step: its name, and what it does.
 type Step = (&'static str, fn(&mut Tally, bool));
@@ -25,7 +27,7 @@ const STEPS: &[Step] = &[
     ("tests", tests),
     ("count", count),
     ("doctests", |tally, _| {
-        tally.cargo("doctests", &["test", "--workspace", "--all-features", "--doc"], &[])
+        tally.cargo("doctests", &["test", "--workspace", "--all-features", "--doc"], &[]);
     }),
     ("doc", |tally, _| {
         let args =
@@ -44,11 +46,11 @@ const STEPS: &[Step] = &[
                 "models",
                 "--package",
                 "straightway-buffer",
-                "--lib",
             ],
             &environment,
         );
     }),
+    ("miri", miri),
     ("fuzz", fuzz),
     ("tidy", |tally, _| tally.note("tidy", crate::tidy::run())),
     ("deny", deny),
@@ -166,8 +168,9 @@ impl Tally {
 }
 
 /// Whether the program is there and answers.
-fn answers(program: &str, argument: &str) -> Option<String> {
-    let output = Command::new(program).arg(argument).stderr(Stdio::null()).output().ok()?;
+fn answers(program: &str, arguments: &str) -> Option<String> {
+    let output =
+        Command::new(program).args(arguments.split(' ')).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
@@ -280,6 +283,22 @@ fn fuzz(tally: &mut Tally, _slow: bool) {
         said.lines().filter(shown).for_each(|line| println!("{target}: {line}"));
         tally.note(target, made.is_ok() && good);
     }
+}
+
+/// The unsafe code of the pool under Miri, where there is one.
+fn miri(tally: &mut Tally, _slow: bool) {
+    if answers("cargo", "+nightly miri --version").is_none() {
+        let skip = "SKIP miri is not installed (rustup +nightly component add miri rust-src)";
+        tally.skips.insert(skip.to_owned());
+        return;
+    }
+    let environment = [
+        ("MIRIFLAGS", "-Zmiri-disable-isolation -Zmiri-strict-provenance"),
+        ("CARGO_TARGET_DIR", "target/miri"),
+        ("PROPTEST_CASES", "4"),
+    ];
+    let tests = ["--package", "straightway-buffer", "--test", "presets", "--test", "alloc_count"];
+    tally.tests("miri", &[&["+nightly", "miri", "test"][..], &tests].concat(), &environment);
 }
 
 fn deny(tally: &mut Tally, _slow: bool) {

@@ -109,7 +109,11 @@ pub fn fsck(
     let (total, mut done) = (index.len() as u64, 0);
     for slot in 0..u32::try_from(index.slots()).unwrap_or(u32::MAX) {
         let Some((hash, location)) = index.at(slot) else { continue };
-        check.object(hash, location).map_err(failed("reading an object"))?;
+        if let Err(error) = check.object(hash, location) {
+            // A sector that cannot be read costs its object, as it does in a node, and not the rest of the check.
+            let offset = location.unit() * UNIT_BYTES;
+            check.damaged(None, offset, format!("cannot be read: {error}"));
+        }
         done += 1;
         progress(FsckProgress { done, total, bytes: check.report.bytes });
     }
@@ -122,12 +126,10 @@ fn superblock(file: &CacheFile, path: &Path) -> Result<(Superblock, Vec<String>)
     let mut ours = false;
     for (copy, offset) in [0, BLOCK_BYTES].into_iter().enumerate() {
         let mut block = [0; BLOCK_LEN];
-        let read = file.read_at(&mut block, offset);
-        read.map_err(|source| CacheError::Io {
-            what: "reading the superblock",
-            path: path.to_path_buf(),
-            source,
-        })?;
+        if let Err(error) = file.read_at(&mut block, offset) {
+            damage.push(format!("superblock {copy}: {error}"));
+            continue;
+        }
         ours |= Superblock::is_ours(&block);
         match Superblock::decode(&block) {
             Ok(superblock) => found = found.or(Some(superblock)),

@@ -111,12 +111,13 @@ fn read_superblock(
     let mut sound: Vec<Superblock> = Vec::new();
     for offset in [0, BLOCK_BYTES] {
         let mut block = [0; BLOCK];
-        if file.len() >= offset + BLOCK_BYTES {
-            file.read_at(&mut block, offset).map_err(|source| CacheError::Io {
-                what: "reading the superblock",
-                path: path(),
-                source,
-            })?;
+        if file.len() >= offset + BLOCK_BYTES
+            && let Err(error) = file.read_at(&mut block, offset)
+        {
+            // There is another copy; without it this is no file to be formatted for being blank.
+            tracing::warn!(path = %builder.path.display(), %error, "a superblock cannot be read");
+            (blank, ours) = (false, true);
+            continue;
         }
         blank &= block.iter().all(|byte| *byte == 0);
         ours |= Superblock::is_ours(&block);

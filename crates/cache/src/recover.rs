@@ -86,8 +86,16 @@ struct State<'a> {
 
 fn read_block(device: &dyn Device, offset: u64) -> io::Result<Block> {
     let mut block = [0; crate::format::BLOCK_BYTES];
-    device.read_at(&mut block, offset)?;
-    Ok(block)
+    match device.read_at(&mut block, offset) {
+        // A file that ends here is another one than was formatted.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(error),
+        Err(error) => {
+            // A sector that cannot be read is a damaged copy: there is another one.
+            tracing::warn!(offset, %error, "metadata cannot be read");
+            Ok([0; crate::format::BLOCK_BYTES])
+        }
+        Ok(()) => Ok(block),
+    }
 }
 
 /// Loads a checkpoint whole, or says what is wrong with it.
@@ -225,7 +233,12 @@ fn scan_ahead(
         let mut at = copy;
         while at < end {
             let len = usize::try_from(end - at).unwrap_or(usize::MAX).min(chunk.len());
-            device.read_at(&mut chunk[..len], at)?;
+            if device.read_at(&mut chunk[..len], at).is_err() {
+                // Some of it cannot be read: what can is found block by block.
+                for (n, block) in chunk[..len].chunks_mut(crate::format::BLOCK_BYTES).enumerate() {
+                    block.copy_from_slice(&read_block(device, at + n as u64 * BLOCK_BYTES)?);
+                }
+            }
             for block in chunk[..len].as_chunks::<{ crate::format::BLOCK_BYTES }>().0 {
                 let Ok(view) = BlockView::parse(block) else { continue };
                 if view.epoch == epoch && view.seq >= seq {

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use straightway_buffer::{HugePages, MappedBuffer};
+
 use super::sockopt::{get, set};
 use super::{bpf, check};
 
@@ -127,6 +129,25 @@ impl Ring {
     }
 }
 
+/// The memory of all frames, which the kernel reads and writes too.
+///
+/// Invariant: `start` points to the `len` bytes of `_memory`, which nothing else touches.
+#[derive(Debug)]
+struct Frames {
+    _memory: MappedBuffer,
+    start: NonNull<u8>,
+    len: usize,
+}
+
+impl Frames {
+    /// The address of `size` bytes at an offset; `None`: they are not all within.
+    fn at(&self, offset: usize, size: usize) -> Option<*mut u8> {
+        offset.checked_add(size).filter(|end| *end <= self.len)?;
+        // SAFETY: within the memory, as was just checked.
+        Some(unsafe { self.start.as_ptr().add(offset) })
+    }
+}
+
 /// Bytes of a frame's room.
 pub(crate) const FRAME_BYTES: usize = 2048;
 
@@ -141,7 +162,7 @@ pub(crate) struct Xsk {
     receive: Ring,
     transmit: Ring,
     socket: OwnedFd,
-    frames: Mapping,
+    frames: Frames,
     /// Addresses of frames that are free to be sent from.
     free: Vec<u64>,
 }
@@ -205,11 +226,16 @@ impl Xsk {
         })
     }
 
-    fn register(socket: &OwnedFd, entries: u32) -> io::Result<Mapping> {
+    fn register(socket: &OwnedFd, entries: u32) -> io::Result<Frames> {
         let len = 2 * entries as usize * FRAME_BYTES;
-        let frames = Mapping::new(len, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0)?;
+        let mut memory =
+            MappedBuffer::new(len, HugePages::Transparent).map_err(io::Error::other)?;
+        // The kernel pins its pages now; they are to lie near the thread that uses them.
+        memory.prefault();
+        let start = NonNull::from(&mut memory[..]).cast::<u8>();
+        let frames = Frames { _memory: memory, start, len };
         let registration = libc::xdp_umem_reg {
-            addr: frames.memory.as_ptr() as u64,
+            addr: frames.start.as_ptr() as u64,
             len: len as u64,
             chunk_size: u32::try_from(FRAME_BYTES).map_err(io::Error::other)?,
             headroom: 0,

@@ -1,12 +1,15 @@
 //! `/api/objects?prefix=&limit=&cursor=`: what is stored, page by page, in the order of the index.
 //!
-//! A page ends when it has `limit` objects, or after [`MAX_LOOKED_AT`] objects were looked at: a rare prefix then gives
+//! A page ends when it has `limit` objects, or after [`MAX_LOOKED_AT`] objects or [`MAX_TIME`]: a rare prefix then gives
 //! short, even empty, pages with a `cursor` to go on from. No cursor means that the end was reached. Objects that are
 //! stored or removed meanwhile may or may not be seen.
+use std::time::Duration;
+
 use http::StatusCode;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use straightway_cache::ObjectMeta;
+use tokio::time::{Instant, timeout_at};
 
 use crate::http::etag;
 use crate::http::problem::Problem;
@@ -18,6 +21,8 @@ const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 /// Most objects that are looked at for one page: each may cost a read from the device.
 const MAX_LOOKED_AT: usize = 10_000;
+/// Longest that a page may take.
+const MAX_TIME: Duration = Duration::from_secs(5);
 
 /// One page.
 #[derive(Debug, Serialize)]
@@ -58,11 +63,14 @@ pub(super) async fn list(node: &NodeState, query: &str) -> Result<Page, Problem>
     let Query { prefix, limit, cursor } = Query::parse(query)?;
     let mut walk = node.cache().iter_from(cursor);
     let mut objects = Vec::new();
+    let deadline = Instant::now() + MAX_TIME;
     for _ in 0..MAX_LOOKED_AT {
         if objects.len() == limit {
             break;
         }
-        match walk.next().await {
+        // Expired objects are passed over inside; the page ends where the time does.
+        let Ok(next) = timeout_at(deadline, walk.next()).await else { break };
+        match next {
             None => return Ok(Page { objects, cursor: None }),
             Some(Ok(meta)) if meta.key.starts_with(&prefix) => objects.push(Entry::from(meta)),
             Some(Ok(_)) => {}

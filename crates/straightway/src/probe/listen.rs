@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use straightway_buffer::{BufferPool, PoolConfig, SharedPacket};
+use straightway_buffer::{Arena, BufferPool, PoolConfig, SharedPacket};
 use straightway_packet::batch::{BatchReceiver, BatchSender, ReceiveOptions, SendOptions};
 use straightway_packet::overlay::{Control, Message, PacketType};
 
@@ -38,19 +38,25 @@ fn answer(socket: Arc<UdpSocket>, stop: &AtomicBool) -> Result<(), ProbeError> {
         ..ReceiveOptions::default()
     };
     let mut receiver = BatchReceiver::new(socket, options)?;
+    let mut askers = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         receiver.receive(PAUSE)?;
-        for datagram in receiver.datagrams().filter(|datagram| datagram.bytes.len() >= MIN_PROBE) {
-            let Ok(Message { from, to, packet }) = Message::parse(datagram.bytes) else { continue };
+        let probes = || receiver.datagrams().filter(|probe| probe.bytes.len() >= MIN_PROBE);
+        // One buffer for the answers to all of them.
+        let mut answers = Arena::new(pool.acquire(probes().count() * MIN_PROBE)?);
+        askers.clear();
+        for probe in probes() {
+            let Ok(Message { from, to, packet }) = Message::parse(probe.bytes) else { continue };
             let PacketType::Control(Control::Heartbeat(heartbeat)) = packet else { continue };
             let reply = PacketType::Control(Control::HeartbeatReply(heartbeat.reply(to)));
-            let mut buffer = pool.acquire(MIN_PROBE)?;
-            let len = Message::new(to, from, reply).write_to(buffer.as_mut_capacity())?;
-            buffer.set_len(len)?;
-            if let Err(packet) = sender.push(datagram.from, buffer.share()) {
+            answers.push_with(|room| Message::new(to, from, reply).write_to(room))?;
+            askers.push(probe.from);
+        }
+        for (to, answer) in askers.iter().zip(answers.finish().iter()) {
+            if let Err(answer) = sender.push(*to, answer) {
                 sender.try_flush()?;
                 // A socket that is full even so loses the answer, as the network would.
-                drop(sender.push(datagram.from, packet));
+                drop(sender.push(*to, answer));
             }
         }
         sender.try_flush()?;
