@@ -20,8 +20,8 @@ use crate::error::CacheError;
 use crate::format::layout::Layout;
 use crate::format::location::Location;
 use crate::index::Index;
-use crate::io::IoEngine;
 use crate::io::pool::BlockingPool;
+use crate::io::{IoEngine, Keep};
 use crate::meta::{Entries, Entry, Version};
 use crate::observe::{Observer, Removal};
 use crate::pack::PackQueue;
@@ -84,28 +84,41 @@ impl fmt::Debug for Core {
     }
 }
 
-/// A reservation whose segment cannot be reclaimed while this lives.
+/// A reservation whose segment cannot be reclaimed while this, or what was made of it by [`Self::keep`], lives.
 #[derive(Debug)]
 pub(crate) struct Held {
-    core: Arc<Core>,
+    pinned: Arc<PinnedForWriting>,
     pub(crate) reservation: Reservation,
 }
 
-impl Drop for Held {
+#[derive(Debug)]
+struct PinnedForWriting {
+    core: Arc<Core>,
+    leader: u32,
+}
+
+impl Drop for PinnedForWriting {
     fn drop(&mut self) {
-        self.core.pins.unpin(self.reservation.leader);
+        self.core.pins.unpin(self.leader);
         self.core.reclaim.nudge();
     }
 }
 
 impl Held {
     pub(crate) fn new(core: Arc<Core>, reservation: Reservation) -> Self {
-        Self { core, reservation }
+        let pinned = PinnedForWriting { core, leader: reservation.leader };
+        Self { pinned: Arc::new(pinned), reservation }
+    }
+
+    /// What a write takes along: a body may be given up while its writes are still on their way, and they must not
+    /// land in a segment that has become somebody else's.
+    pub(crate) fn keep(&self) -> Keep {
+        self.pinned.clone()
     }
 
     /// Gives back what was not used; an abandoned extent gives back everything.
     pub(crate) fn shrink(&self, used: u64) {
-        self.core.space.lock().map.shrink(&self.reservation, used);
+        self.pinned.core.space.lock().map.shrink(&self.reservation, used);
     }
 }
 

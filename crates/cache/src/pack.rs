@@ -97,13 +97,28 @@ struct Packed {
 fn store_batch(core: &Arc<Core>, pack: &mut Pack, batch: Vec<Needle>) {
     let mut packed = Vec::with_capacity(batch.len());
     for needle in batch {
-        match place(core, pack, &needle) {
+        let header = ExtentHeader::new(&needle.meta, needle.hash);
+        let len = header.needle_shape().extent_len;
+        let reserved = core.try_reserve(Kind::SmallProbation, len, UNIT_BYTES);
+        let held = if let Some(reservation) = reserved {
+            Ok(Held::new(core.clone(), reservation))
+        } else {
+            // What is packed goes out before waiting for space: the reclaimer may want what it pins.
+            settle(core, pack, std::mem::take(&mut packed));
+            core.reserve_blocking(Kind::SmallProbation, len, UNIT_BYTES)
+        };
+        match held.and_then(|held| place(core, pack, &needle, held)) {
             Ok((held, entry)) => {
                 packed.push(Packed { held, entry, current: needle.current, reply: needle.reply });
             }
             Err(error) => drop(needle.reply.send(Err(error))),
         }
     }
+    settle(core, pack, packed);
+}
+
+/// Writes what is packed, commits it, and answers.
+fn settle(core: &Core, pack: &mut Pack, packed: Vec<Packed>) {
     if let Err(error) = pack.flush(core) {
         for one in packed {
             let source = io::Error::new(error.kind(), error.to_string());
@@ -126,18 +141,15 @@ fn store_batch(core: &Arc<Core>, pack: &mut Pack, batch: Vec<Needle>) {
     }
 }
 
+/// Puts a small object into the pack.
 fn place(
-    core: &Arc<Core>,
+    core: &Core,
     pack: &mut Pack,
     needle: &Needle,
+    held: Held,
 ) -> Result<(Held, Arc<Entry>), CacheError> {
     let header = ExtentHeader::new(&needle.meta, needle.hash);
     let shape = header.needle_shape();
-    // Full segments are written out before waiting for a new one: the reclaimer may want what is pinned here.
-    let held = match core.try_reserve(Kind::SmallProbation, shape.extent_len, UNIT_BYTES) {
-        Some(reservation) => Held::new(core.clone(), reservation),
-        None => core.reserve_blocking(Kind::SmallProbation, shape.extent_len, UNIT_BYTES)?,
-    };
     let reservation = held.reservation;
     let parts = Parts {
         body: reservation.offset + u64::from(shape.body_offset),

@@ -303,7 +303,7 @@ impl LargeBody {
             self.wait_one(core).await?;
         }
         let offset = self.held.reservation.offset + self.body_offset + self.sent;
-        self.pieces.push_back(core.io.write(piece, offset));
+        self.pieces.push_back(core.io.write(piece, offset, self.held.keep()));
         self.sent += bytes;
         Ok(())
     }
@@ -343,7 +343,7 @@ impl LargeBody {
                 buffer.map_err(|source| core.io_error("reading back an object", source))?;
             straightway_buffer::count_copied(step, Reason::Relocate);
             core.io
-                .write(vec![buffer], to + done)
+                .write(vec![buffer], to + done, larger.keep())
                 .await
                 .map_err(|source| core.io_error("writing an object", source))?;
             done += step as u64;
@@ -381,7 +381,8 @@ impl LargeBody {
             .encode_into(block.as_mut_capacity(), self.held.reservation.seq, &shape)
             .map_err(|source| core.io_error("encoding a header", io::Error::other(source)))?;
         block.set_len(BLOCK)?;
-        self.pieces.push_back(core.io.write(vec![block], self.held.reservation.offset));
+        let at = self.held.reservation.offset;
+        self.pieces.push_back(core.io.write(vec![block], at, self.held.keep()));
         self.wait_all(core).await?;
         self.held.shrink(shape.extent_len);
         let reservation = self.held.reservation;
@@ -407,7 +408,7 @@ impl LargeBody {
                 self.wait_one(core).await?;
             }
             let offset = self.held.reservation.offset + self.body_offset + self.sent;
-            self.pieces.push_back(core.io.write(vec![buffer], offset));
+            self.pieces.push_back(core.io.write(vec![buffer], offset, self.held.keep()));
             self.sent += part.len() as u64;
         }
         Ok(())

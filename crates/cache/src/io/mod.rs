@@ -2,6 +2,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use straightway_buffer::PooledBuffer;
@@ -32,12 +33,16 @@ pub(crate) trait IoEngine: Send + Sync + 'static {
     /// Its name, as `--io` spells it.
     fn name(&self) -> &'static str;
 
-    /// Writes buffers one behind the other; each is a multiple of 4096 bytes long.
-    fn write(&self, buffers: Vec<PooledBuffer>, offset: u64) -> Completion<()>;
+    /// Writes buffers one behind the other; each is a multiple of 4096 bytes long. `keep` lives until the device is
+    /// done, whoever stops waiting for it.
+    fn write(&self, buffers: Vec<PooledBuffer>, offset: u64, keep: Keep) -> Completion<()>;
 
     /// Fills a buffer with exactly `len` bytes.
     fn read(&self, buffer: PooledBuffer, offset: u64, len: usize) -> Completion<PooledBuffer>;
 }
+
+/// What must stay as it is while an operation is under way.
+pub(crate) type Keep = Arc<dyn Send + Sync>;
 
 /// An operation under way. Dropping it does not stop the operation.
 #[derive(Debug)]

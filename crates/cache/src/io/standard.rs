@@ -6,7 +6,7 @@ use straightway_buffer::PooledBuffer;
 
 use crate::device::Device;
 use crate::io::pool::BlockingPool;
-use crate::io::{Completion, IoEngine};
+use crate::io::{Completion, IoEngine, Keep};
 
 /// The backend that works everywhere.
 pub(crate) struct StandardEngine {
@@ -41,11 +41,13 @@ impl IoEngine for StandardEngine {
         self.name
     }
 
-    fn write(&self, buffers: Vec<PooledBuffer>, offset: u64) -> Completion<()> {
+    fn write(&self, buffers: Vec<PooledBuffer>, offset: u64, keep: Keep) -> Completion<()> {
         self.start(move |device| {
             let slices: Vec<IoSlice<'_>> =
                 buffers.iter().map(|buffer| IoSlice::new(buffer)).collect();
-            device.write_vectored_at(&slices, offset)
+            let written = device.write_vectored_at(&slices, offset);
+            drop(keep);
+            written
         })
     }
 
@@ -55,5 +57,49 @@ impl IoEngine for StandardEngine {
             device.read_at(&mut buffer, offset)?;
             Ok(buffer)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use straightway_buffer::{LargeBufferPool, PoolConfig};
+
+    /// A device whose writes wait until the test lets them go.
+    struct Gated(crossbeam_channel::Receiver<()>);
+
+    impl Device for Gated {
+        fn len(&self) -> u64 {
+            1 << 20
+        }
+
+        fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+            self.0.recv().map_err(io::Error::other)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_a_write_needs_outlives_whoever_stops_waiting_for_it() {
+        let (let_go, gate) = crossbeam_channel::bounded(1);
+        let pool = Arc::new(BlockingPool::new(1).expect("a thread"));
+        let engine = StandardEngine::new("standard", Arc::new(Gated(gate)), pool.clone());
+        let buffer = LargeBufferPool::new(PoolConfig::default()).acquire(4096).expect("a buffer");
+        let segment = Arc::new(());
+        let completion = engine.write(vec![buffer], 0, segment.clone());
+        // The upload is given up; its write is not done.
+        drop(completion);
+        assert_eq!(Arc::strong_count(&segment), 2, "the segment is still held");
+        let_go.send(()).expect("the write goes on");
+        // Ends the pool's thread once it has done everything.
+        drop((engine, pool));
+        assert_eq!(Arc::strong_count(&segment), 1);
     }
 }

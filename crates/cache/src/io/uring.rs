@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender};
 use straightway_buffer::PooledBuffer;
 
 use crate::device::CacheFile;
-use crate::io::{Completion, Done, IoEngine};
+use crate::io::{Completion, Done, IoEngine, Keep};
 use crate::sys::ring::{Operation, Ring};
 
 /// The backend.
@@ -28,7 +28,8 @@ struct Request {
 }
 
 enum Finish {
-    Write(Done<()>),
+    /// With what is kept until then.
+    Write(Done<()>, Keep),
     Read(Done<PooledBuffer>),
 }
 
@@ -70,9 +71,9 @@ impl IoEngine for UringEngine {
         "io_uring"
     }
 
-    fn write(&self, buffers: Vec<PooledBuffer>, offset: u64) -> Completion<()> {
+    fn write(&self, buffers: Vec<PooledBuffer>, offset: u64, keep: Keep) -> Completion<()> {
         let (done, completion) = Completion::pair();
-        self.submit(Operation::write(buffers, offset), Finish::Write(done));
+        self.submit(Operation::write(buffers, offset), Finish::Write(done, keep));
         completion
     }
 
@@ -104,6 +105,8 @@ fn wake(eventfd: &OwnedFd) {
 }
 
 const WAKE: u64 = 0;
+/// Pause after the kernel has refused to wait for completions.
+const RETRY_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// The ring's thread: takes requests while there is room, waits for completions, answers. Ends when the channel is
 /// closed and nothing is in the kernel any more.
@@ -133,6 +136,8 @@ fn drive(mut ring: Ring, file: &CacheFile, requests: &Receiver<Request>, eventfd
         }
         if let Err(error) = ring.wait() {
             tracing::error!(%error, "the ring cannot be waited for");
+            // Short of something that may come back: not to be asked for in a circle.
+            std::thread::sleep(RETRY_PAUSE);
         }
         while let Some((id, result)) = ring.completed() {
             if id == WAKE {
@@ -177,7 +182,10 @@ fn go_on(
 fn finish(request: Request, result: io::Result<()>) {
     let Request { operation, done } = request;
     match done {
-        Finish::Write(done) => drop(done.send(result)),
+        Finish::Write(done, keep) => {
+            drop(keep);
+            drop(done.send(result));
+        }
         Finish::Read(done) => {
             let buffer = operation.into_buffer();
             drop(done.send(
