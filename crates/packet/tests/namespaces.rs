@@ -204,6 +204,14 @@ fn joined_packets_cross_the_cable_apart() {
             (0..100).map(|n| (n, 1400)).chain([(200, 4000), (201, 4000)]).collect();
         assert_eq!(seen, expected, "{:?}", sender.stats());
         assert!(sender.stats().calls <= 6, "{:?}", sender.stats());
+        // The long ones went apart, which does not keep shorter ones from being joined.
+        assert_eq!(sender.stats().apart, 1);
+        let before = sender.stats().messages;
+        for n in 0..40u8 {
+            sender.push(address(2), Bytes::from(vec![n; 1400])).unwrap();
+        }
+        sender.flush(SOON).unwrap();
+        assert_eq!(sender.stats().messages, before + 1);
     }
 }
 

@@ -63,8 +63,8 @@ pub struct BatchSender<P = Bytes> {
     packets: VecDeque<P>,
     groups: Vec<Group>,
     refused: Vec<Refused<P>>,
-    /// Places whose route does not take joined packets.
-    apart: Vec<IpAddr>,
+    /// Places whose route does not take packets of this length, or longer ones, joined.
+    apart: Vec<(IpAddr, usize)>,
     stats: SendStats,
     #[cfg(target_os = "linux")]
     many: SendMany,
@@ -242,12 +242,16 @@ impl<P: AsRef<[u8]>> BatchSender<P> {
         while at < packets.len() && self.groups.len() < MAX_MESSAGES {
             let join = self.options.offload == Offload::Auto
                 && cfg!(target_os = "linux")
-                && !self.apart.contains(&to[at].ip());
+                && !self.goes_apart(&to[at], packets[at].as_ref().len());
             let packet = |n: usize| (to[n], packets[n].as_ref().len());
             let group = next_group(at, packets.len(), packet, join);
             at = group.packets.end;
             self.groups.push(group);
         }
+    }
+
+    fn goes_apart(&self, to: &SocketAddr, len: usize) -> bool {
+        self.apart.iter().any(|(place, from)| *place == to.ip() && len >= *from)
     }
 
     /// Messages that were taken; an error of the first one otherwise.
@@ -293,13 +297,16 @@ impl<P: AsRef<[u8]>> BatchSender<P> {
                 && (matches!(code, libc::EIO | libc::EINVAL | libc::EMSGSIZE)
                     || NOT_SUPPORTED.contains(&code)) =>
             {
-                // The route does not take them joined: the same packets, apart, and from now on.
+                // The route does not take them joined: the same packets, apart, and from now on. A length may be what
+                // it minds (they are longer than its MTU): shorter ones are tried again.
+                let by_length = matches!(code, libc::EINVAL | libc::EMSGSIZE);
                 self.stats.apart += 1;
-                if let Some(to) = self.to.front().map(SocketAddr::ip) {
+                if let (Some(to), Some(packet)) = (self.to.front(), self.packets.front()) {
                     if self.apart.len() >= MAX_REMEMBERED {
                         self.apart.remove(0);
                     }
-                    self.apart.push(to);
+                    let from = if by_length { packet.as_ref().len() } else { 0 };
+                    self.apart.push((to.ip(), from));
                 }
                 Ok(())
             }
