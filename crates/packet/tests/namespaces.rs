@@ -118,6 +118,34 @@ fn the_kernel_answers_what_we_build_and_we_read_its_answers() {
     });
 }
 
+/// Runs `act` on a thread that has no rights.
+#[expect(unsafe_code, reason = "the standard library cannot give rights up")]
+fn as_nobody<R: Send>(act: impl FnOnce() -> R + Send) -> R {
+    const NOBODY: libc::c_long = 65_534;
+    const UNCHANGED: libc::c_long = -1;
+    std::thread::scope(|scope| {
+        let powerless = scope.spawn(|| {
+            // SAFETY: takes its arguments by value and, called directly, changes this thread only.
+            let answer =
+                unsafe { libc::syscall(libc::SYS_setresuid, UNCHANGED, NOBODY, UNCHANGED) };
+            assert_eq!(answer, 0, "gave its rights up");
+            act()
+        });
+        powerless.join().expect("content")
+    })
+}
+
+#[test]
+fn without_permission_the_error_says_what_is_needed() {
+    let Some(_pair) = Pair::new("nobody") else { return };
+    as_nobody(|| {
+        let tap = Tap::create(None).expect_err("not as nobody").to_string();
+        assert!(tap.contains("CAP_NET_ADMIN"), "{tap}");
+        let ring = CaptureRing::open("lo", RingOptions::default()).expect_err("nor this");
+        assert!(ring.to_string().contains("CAP_NET_RAW"), "{ring}");
+    });
+}
+
 #[test]
 fn the_ring_sees_every_frame_of_the_cable() {
     let Some(pair) = Pair::new("ring") else { return };

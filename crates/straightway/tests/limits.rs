@@ -355,3 +355,35 @@ async fn an_older_client_is_served_and_let_go() {
     assert!(client.rest().await.is_empty(), "no keep-alive unless asked for");
     node.stop().await;
 }
+
+#[tokio::test]
+async fn a_body_for_which_there_is_no_room_is_507_and_fits_once_there_is() {
+    let node = TestNode::start().await;
+    let quarter = node.node().state().cache().info().max_object;
+    // Uploads that have taken their space and do not go on.
+    let mut stalled = Vec::new();
+    for n in 0..8 {
+        let mut client = node.client().await;
+        client
+            .send(format!(
+                "PUT /stalled{n} HTTP/1.1\r\nhost: t\r\ncontent-length: {quarter}\r\n\r\n"
+            ))
+            .await;
+        client.send(&pattern(n, 256 * 1024)).await;
+        stalled.push(client);
+    }
+    // Those that found no room are told, the others wait for their bodies.
+    let mut client = node.client().await;
+    let body = pattern(9, usize::try_from(quarter).unwrap());
+    let refused = within(client.put("late", "", &body)).await;
+    refused.assert_problem(507);
+    drop(stalled);
+    // Their space comes back once the node has noticed that they are gone.
+    let mut stored = 507;
+    while stored == 507 {
+        stored = within(node.client().await.put("late", "", &body)).await.status;
+    }
+    assert_eq!(stored, 201);
+    assert!(node.get("late", "").await.body == body);
+    node.stop().await;
+}
