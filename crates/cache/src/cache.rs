@@ -17,6 +17,7 @@ use crate::iter::ObjectIter;
 use crate::meta::{ObjectMeta, check_key};
 use crate::observe::Removal;
 use crate::open::{Opened, open};
+use crate::purge::{Purge, Purged};
 use crate::read::Object;
 use crate::stats::{CacheStats, ZeroCopyStats};
 use crate::threads::Threads;
@@ -223,7 +224,8 @@ impl RawDiskCache {
             }
             _ => return Err(failed()),
         };
-        let committed = core.committer.commit(Change::Remove { hash, current }, None).await?;
+        let committed =
+            core.committer.commit(Change::Remove { hash, current, flush: true }, None).await?;
         if !committed.applied {
             return Err(failed());
         }
@@ -233,6 +235,35 @@ impl RawDiskCache {
             core.observer.removed(key, Removal::Removed);
         }
         Ok(removed)
+    }
+
+    /// Purges: takes effect in constant time, however many objects are covered, and for all of them at once. When this
+    /// returns, no lookup finds a covered object, whatever crashes; what was found before may still be read to its end.
+    /// An upload that began before the purge is purged with the rest (not for [`Purge::Key`], which is a removal).
+    ///
+    /// The answer waits at most 5 s for the objects to be counted.
+    ///
+    /// # Errors
+    /// [`CacheError::InvalidKey`] for an empty or too long prefix or tag, [`CacheError::TooManyPurges`] when 64 purges
+    /// or more are not swept yet.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use straightway_cache::{Purge, RawDiskCache};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let cache = RawDiskCache::new(dir.path().join("c"), 4 << 20, 4096, Duration::ZERO).await?;
+    /// cache.store("img/1", bytes::Bytes::from_static(b"one")).await?;
+    /// cache.store("img/2", bytes::Bytes::from_static(b"two")).await?;
+    /// cache.store("css/1", bytes::Bytes::from_static(b"three")).await?;
+    /// let purged = cache.purge(Purge::Prefix("img/".into())).await?;
+    /// assert_eq!((purged.objects, purged.complete), (2, true));
+    /// assert!(!cache.contains("img/1").await? && cache.contains("css/1").await?);
+    /// # Ok(()) }
+    /// ```
+    pub async fn purge(&self, what: Purge) -> Result<Purged, CacheError> {
+        crate::purge::purge(&self.0.core, what).await
     }
 
     /// Whether a live object has this key. Not counted as a hit.

@@ -7,7 +7,9 @@ use std::io;
 use std::time::Duration;
 
 use crate::core::{BLOCK_BYTES, Core};
-use crate::format::checkpoint::{Head, SegmentEntry, encode_entries, encode_segments};
+use crate::format::checkpoint::{
+    Head, SegmentEntry, encode_entries, encode_rules, encode_segments, rule_runs,
+};
 use crate::format::layout::{SEGMENTS_PER_PAGE, SLOTS_PER_PAGE};
 use crate::format::location::Location;
 
@@ -31,12 +33,18 @@ pub(crate) fn write(core: &Core) -> io::Result<()> {
     let journal = &core.committer.journal;
     let number = journal.next_checkpoint();
     let start = journal.head();
+    let swept = core.rules.swept();
+    let (generation, rules) = core.rules.snapshot();
     let base = core.layout.checkpoint[usize::from(!number.is_multiple_of(2))];
     let mut dump = Dump { core, base, page: 0, number };
     let (segments, next_seq) = segments(core);
     let count = u32::try_from(segments.len()).unwrap_or(u32::MAX);
     for page in segments.chunks(usize_of(SEGMENTS_PER_PAGE)) {
         dump.put(|number, page_no| encode_segments(number, page_no, page))?;
+    }
+    let runs = rule_runs(&rules);
+    for run in &runs {
+        dump.put(|number, page_no| encode_rules(number, page_no, run))?;
     }
     let entries = dump.put_index()?;
     core.device.sync()?;
@@ -47,10 +55,13 @@ pub(crate) fn write(core: &Core) -> io::Result<()> {
         next_seq,
         segments: count,
         entries,
+        generation,
+        rule_pages: u32::try_from(runs.len()).unwrap_or(u32::MAX),
     };
     write_block(core, &head.encode(), base)?;
     core.device.sync()?;
     journal.checkpointed(number, start);
+    core.rules.forget(&swept);
     core.counters.checkpoints.add(1);
     Ok(())
 }

@@ -21,7 +21,9 @@ use crate::core::{Core, Held};
 use crate::error::CacheError;
 use crate::format::journal::{BLOCK_BYTES, BlockBuilder, Record};
 use crate::format::location::Location;
+use crate::format::rule::Rule;
 use crate::meta::Entry;
+use crate::purge::{Tally, Upload};
 use crate::recover::Resume;
 use crate::segment::space::Opened;
 
@@ -47,10 +49,33 @@ pub(crate) type Reply = oneshot::Sender<Result<Committed, CacheError>>;
 /// A change to the index.
 #[derive(Debug)]
 pub(crate) enum Change {
-    Insert { entry: Arc<Entry>, current: Current },
-    Move { hash: u64, from: Location, to: Location, units: u64 },
-    Remove { hash: u64, current: Current },
-    Free { seq: u64, first: u32 },
+    /// The upload is over once this is decided: a purge looks out for it until then.
+    Insert {
+        entry: Arc<Entry>,
+        current: Current,
+        upload: Upload,
+    },
+    Move {
+        hash: u64,
+        from: Location,
+        to: Location,
+        units: u64,
+    },
+    /// Flushed unless something durable already keeps what it removes from coming back.
+    Remove {
+        hash: u64,
+        current: Current,
+        flush: bool,
+    },
+    Free {
+        seq: u64,
+        first: u32,
+    },
+    /// Its generation is given by the committer.
+    Purge {
+        rule: Rule,
+        tally: Arc<Tally>,
+    },
 }
 
 struct Op {
@@ -207,6 +232,12 @@ impl Journal {
         !retention.stop
     }
 
+    /// Asks for a checkpoint soon.
+    pub(crate) fn want_checkpoint(&self) {
+        self.retention.lock().wanted = true;
+        self.moved.notify_all();
+    }
+
     /// Whether anything was journaled since the newest checkpoint.
     pub(crate) fn is_ahead(&self) -> bool {
         self.head() > self.retention.lock().newest
@@ -312,16 +343,18 @@ struct Decided {
     accepted: Vec<(Op, Option<Location>)>,
     records: Vec<Record>,
     overlay: HashMap<u64, Option<Location>>,
+    /// Encoded lengths of the purges among them.
+    purges: Vec<usize>,
     sync: bool,
 }
 
 impl Decided {
-    fn add(&mut self, core: &Core, op: Op, unflushed: &HashSet<u64>) {
+    fn add(&mut self, core: &Core, mut op: Op, unflushed: &HashSet<u64>) {
         let now = |overlay: &HashMap<u64, Option<Location>>, hash: u64| {
             overlay.get(&hash).copied().unwrap_or_else(|| core.index.find(hash))
         };
-        let (record, previous, applied) = match &op.change {
-            Change::Insert { entry, current } => {
+        let (record, previous, applied) = match &mut op.change {
+            Change::Insert { entry, current, .. } => {
                 let (hash, location) = (entry.hash, entry.location());
                 let previous = now(&self.overlay, hash);
                 let applied = matches(*current, previous);
@@ -343,12 +376,12 @@ impl Decided {
                     applied,
                 )
             }
-            Change::Remove { hash, current } => {
+            Change::Remove { hash, current, flush } => {
                 let previous = now(&self.overlay, *hash);
                 let applied = matches(*current, previous);
                 if applied {
                     self.overlay.insert(*hash, None);
-                    self.sync = true;
+                    self.sync |= *flush;
                 }
                 // Journaled even when the index has nothing: an evicted extent may still be reachable after a crash.
                 (Record::Remove { hash: *hash }, previous, applied)
@@ -356,6 +389,15 @@ impl Decided {
             Change::Free { seq, first } => {
                 self.sync = true;
                 (Record::SegmentFree { seq: *seq, first_region: *first }, None, true)
+            }
+            Change::Purge { rule, .. } => {
+                let fits = core.rules.fits(rule, &self.purges);
+                if fits {
+                    self.purges.push(rule.encoded_len());
+                    self.sync = true;
+                    rule.generation = core.rules.generation() + self.purges.len() as u64;
+                }
+                (Record::Purge(rule.clone()), None, fits)
             }
         };
         if applied {

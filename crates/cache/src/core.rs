@@ -25,6 +25,7 @@ use crate::io::{IoEngine, Keep};
 use crate::meta::{Entries, Entry, Version};
 use crate::observe::{Observer, Removal};
 use crate::pack::PackQueue;
+use crate::purge::Rules;
 use crate::reclaim::Reclaim;
 use crate::scrub::Scrub;
 use crate::segment::pin::PinTable;
@@ -54,6 +55,7 @@ pub(crate) struct Core {
     pub(crate) space: Mutex<Space>,
     pub(crate) reclaim: Reclaim,
     pub(crate) committer: Committer,
+    pub(crate) rules: Arc<Rules>,
     pub(crate) packer: PackQueue,
     pub(crate) entries: Entries,
     pub(crate) counters: Counters,
@@ -214,12 +216,14 @@ impl Core {
     /// committer alone, in journal order.
     pub(crate) fn apply(&self, change: Change, previous: Option<Location>) -> Option<u64> {
         match change {
-            Change::Insert { entry, .. } => {
+            Change::Insert { entry, upload, .. } => {
                 self.gone(previous);
                 let displaced = self.place(entry.hash, entry.location());
                 self.counters.stores.add(1);
                 self.observer.stored(&entry.meta.key, &entry.meta);
                 self.entries.insert(entry);
+                // From here on a sweep finds the object.
+                drop(upload);
                 displaced
             }
             Change::Move { hash, to, .. } => {
@@ -233,6 +237,10 @@ impl Core {
                 None
             }
             Change::Free { .. } => None,
+            Change::Purge { rule, tally } => {
+                self.rules.apply(rule, tally);
+                None
+            }
         }
     }
 

@@ -102,7 +102,7 @@ pub enum CacheError {
         path: PathBuf,
     },
     /// The file was written by a newer version.
-    #[error("{} has {found}, which this version does not know; use a newer version, or --format to overwrite it", path.display())]
+    #[error("{} has {found}, which this version does not know; use one that does, or --format to overwrite it", path.display())]
     NewerFormat {
         /// The cache file.
         path: PathBuf,
@@ -158,6 +158,12 @@ pub enum CacheError {
         "no buffer to work in; lower the number of concurrent transfers or raise the pool's limit"
     )]
     Buffer(#[from] straightway_buffer::BufferError),
+    /// More purges in a short time than can be remembered until they are swept.
+    #[error("more than {limit} purges are still being swept; retry, or purge a shorter prefix")]
+    TooManyPurges {
+        /// Purges that may be in force at a time.
+        limit: usize,
+    },
     /// The cache was closed.
     #[error("the cache is closed; open it again")]
     Closed,

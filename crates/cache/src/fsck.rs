@@ -8,6 +8,7 @@ use crate::device::{CacheFile, Device};
 use crate::error::CacheError;
 use crate::format::extent::{CHUNK_BYTES, ExtentHeader, ExtentView};
 use crate::format::location::Location;
+use crate::format::rule::Rule;
 use crate::format::superblock::Superblock;
 use crate::format::{BLOCK_BYTES as BLOCK_LEN, FormatError, crc32c};
 use crate::recover::{Recovered, recover};
@@ -95,13 +96,14 @@ pub fn fsck(
     let (superblock, metadata_damage) = superblock(&file, path)?;
     let recovered = recover(&file, &superblock.layout, superblock.epoch)
         .map_err(failed("reading the index"))?;
+    let Recovered { index, map, purges, damage, .. } = recovered;
     let mut check = Check {
         file: &file,
         superblock: &superblock,
+        rules: &purges.rules,
         report: FsckReport::default(),
         chunk: vec![0; CHUNK_BYTES],
     };
-    let Recovered { index, map, damage, .. } = recovered;
     check.report.metadata_damage = metadata_damage.into_iter().chain(damage).collect();
     check.report.capacity = superblock.layout.capacity();
     check.report.regions = superblock.layout.regions;
@@ -154,6 +156,7 @@ fn superblock(file: &CacheFile, path: &Path) -> Result<(Superblock, Vec<String>)
 struct Check<'a> {
     file: &'a CacheFile,
     superblock: &'a Superblock,
+    rules: &'a [Rule],
     report: FsckReport,
     chunk: Vec<u8>,
 }
@@ -181,6 +184,10 @@ impl Check<'_> {
                 offset,
                 "the header is not the one that the index means".to_owned(),
             );
+            return Ok(());
+        }
+        if self.rules.iter().any(|rule| rule.covers(view.generation(), view.key(), view.tags())) {
+            // Gone for readers; only not swept yet.
             return Ok(());
         }
         if self.body(&view, offset)? {

@@ -36,7 +36,9 @@ impl ObjectIter {
             };
             self.slot = slot + 1;
             match found {
-                Ok(Some(entry)) if !entry.meta.is_expired(now_ms) => {
+                Ok(Some(entry))
+                    if !entry.meta.is_expired(now_ms) && !self.core.rules.is_purged(&entry) =>
+                {
                     return Some(Ok(entry.meta.clone()));
                 }
                 Ok(_) => {}

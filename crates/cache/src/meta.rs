@@ -67,6 +67,10 @@ pub(crate) fn check_key(key: &str) -> Result<(), CacheError> {
 pub(crate) struct Entry {
     pub(crate) meta: ObjectMeta,
     pub(crate) hash: u64,
+    /// The purges that it comes after.
+    pub(crate) generation: u64,
+    /// The purges that it is known to have survived.
+    judged: AtomicU64,
     pub(crate) version: Version,
     /// Absolute offset of the body.
     pub(crate) body: u64,
@@ -88,13 +92,31 @@ pub(crate) const WINDOW: usize = 1 << 20;
 pub(crate) const WINDOW_CHUNKS: u64 = WINDOW_BYTES / CHUNK_BYTES as u64;
 
 impl Entry {
-    pub(crate) fn new(meta: ObjectMeta, hash: u64, version: Version, parts: Parts) -> Self {
+    pub(crate) fn new(
+        meta: ObjectMeta,
+        hash: u64,
+        generation: u64,
+        version: Version,
+        parts: Parts,
+    ) -> Self {
         let windows = meta.len.div_ceil(WINDOW_BYTES);
         let words = usize::try_from(windows.div_ceil(64)).unwrap_or(usize::MAX);
         let verified = (0..words).map(|_| AtomicU64::new(0)).collect();
         let Parts { body, trailer, extent_len } = parts;
         let (unverified, resident_ms) = (AtomicU64::new(windows), AtomicU64::new(0));
-        Self { meta, hash, version, body, trailer, extent_len, verified, unverified, resident_ms }
+        Self {
+            meta,
+            hash,
+            generation,
+            judged: AtomicU64::new(generation),
+            version,
+            body,
+            trailer,
+            extent_len,
+            verified,
+            unverified,
+            resident_ms,
+        }
     }
 
     /// The entry for a header found at `offset`.
@@ -114,7 +136,8 @@ impl Entry {
             trailer: offset + view.trailer_offset(),
             extent_len: view.extent_len(),
         };
-        Self::new(meta, view.key_hash(), Version { unit, seq: view.seq() }, parts)
+        let version = Version { unit, seq: view.seq() };
+        Self::new(meta, view.key_hash(), view.generation(), version, parts)
     }
 
     /// Where the index points to for this extent.
@@ -143,6 +166,15 @@ impl Entry {
 
     pub(crate) fn set_resident(&self, now_ms: u64) {
         self.resident_ms.store(now_ms.max(1), Ordering::Relaxed);
+    }
+
+    /// The newest generation whose purges are known not to cover it.
+    pub(crate) fn judged(&self) -> u64 {
+        self.judged.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_judged(&self, generation: u64) {
+        self.judged.fetch_max(generation, Ordering::Relaxed);
     }
 
     pub(crate) fn is_verified(&self, window: u64) -> bool {

@@ -2,6 +2,7 @@
 use std::fmt;
 
 use crate::meta::ObjectMeta;
+use crate::purge::Purge;
 
 /// Why an object left the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub trait Observer: fmt::Debug + Send + Sync + 'static {
     fn stored(&self, key: &str, meta: &ObjectMeta);
     /// An object is gone.
     fn removed(&self, key: &str, why: Removal);
+    /// What a purge covers is gone; its objects are not told one by one.
+    fn purged(&self, what: &Purge);
 }
 
 /// Hears nothing.
@@ -34,4 +37,5 @@ pub(crate) struct NoObserver;
 impl Observer for NoObserver {
     fn stored(&self, _key: &str, _meta: &ObjectMeta) {}
     fn removed(&self, _key: &str, _why: Removal) {}
+    fn purged(&self, _what: &Purge) {}
 }

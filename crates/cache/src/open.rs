@@ -23,8 +23,9 @@ use crate::io::standard::StandardEngine;
 use crate::io::{IoEngine, IoMode};
 use crate::meta::Entries;
 use crate::pack::PackQueue;
+use crate::purge::Rules;
 use crate::reclaim::Reclaim;
-use crate::recover::{Recovered, recover};
+use crate::recover::{Purges, Recovered, recover};
 use crate::scrub::Scrub;
 use crate::segment::pin::PinTable;
 use crate::segment::space::SpaceMap;
@@ -325,8 +326,10 @@ fn assemble(
     let (packer, needles) = PackQueue::new();
     let sendfile = mapped && hazard.sendfile_safe;
     let recovered_objects = recovered.index.len() as u64;
+    let Purges { generation, rules } = recovered.purges;
     let core = Arc::new(Core {
         pins: pin_words(&recovered.map, layout.regions),
+        rules: Rules::new(generation, rules, layout.rule_bytes()),
         align: layout.align(),
         max_object: builder.max_object.unwrap_or(layout.size / 4).min(layout.capacity() / 2),
         zero_copy: ZeroCopyManager::new(builder.zero_copy, mapped, sendfile),

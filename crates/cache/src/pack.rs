@@ -16,6 +16,7 @@ use crate::core::{BLOCK, BLOCK_BYTES, Core, Held, UNIT_BYTES};
 use crate::error::CacheError;
 use crate::format::extent::{self, ExtentHeader};
 use crate::meta::{Entry, ObjectMeta, Parts, Version};
+use crate::purge::Upload;
 use crate::segment::space::Kind;
 
 /// A small object on its way to the device.
@@ -25,6 +26,7 @@ pub(crate) struct Needle {
     pub(crate) hash: u64,
     pub(crate) body: Bytes,
     pub(crate) current: Current,
+    pub(crate) upload: Upload,
     pub(crate) reply: oneshot::Sender<Result<(Committed, Version), CacheError>>,
 }
 
@@ -54,11 +56,14 @@ impl PackQueue {
         hash: u64,
         body: Bytes,
         current: Current,
+        upload: Upload,
     ) -> Result<(Committed, Version), CacheError> {
         let _permit = self.permits.acquire().await.map_err(|_| CacheError::Closed)?;
         let (reply, answer) = oneshot::channel();
         let sender = self.sender.lock().clone().ok_or(CacheError::Closed)?;
-        sender.send(Needle { meta, hash, body, current, reply }).map_err(|_| CacheError::Closed)?;
+        sender
+            .send(Needle { meta, hash, body, current, upload, reply })
+            .map_err(|_| CacheError::Closed)?;
         answer.await.map_err(|_| CacheError::Closed)?
     }
 
@@ -91,13 +96,14 @@ struct Packed {
     held: Held,
     entry: Arc<Entry>,
     current: Current,
+    upload: Upload,
     reply: oneshot::Sender<Result<(Committed, Version), CacheError>>,
 }
 
 fn store_batch(core: &Arc<Core>, pack: &mut Pack, batch: Vec<Needle>) {
     let mut packed = Vec::with_capacity(batch.len());
     for needle in batch {
-        let header = ExtentHeader::new(&needle.meta, needle.hash);
+        let header = ExtentHeader::new(&needle.meta, needle.hash, needle.upload.generation);
         let len = header.needle_shape().extent_len;
         let reserved = core.try_reserve(Kind::SmallProbation, len, UNIT_BYTES);
         let held = if let Some(reservation) = reserved {
@@ -109,7 +115,8 @@ fn store_batch(core: &Arc<Core>, pack: &mut Pack, batch: Vec<Needle>) {
         };
         match held.and_then(|held| place(core, pack, &needle, held)) {
             Ok((held, entry)) => {
-                packed.push(Packed { held, entry, current: needle.current, reply: needle.reply });
+                let Needle { current, upload, reply, .. } = needle;
+                packed.push(Packed { held, entry, current, upload, reply });
             }
             Err(error) => drop(needle.reply.send(Err(error))),
         }
@@ -127,10 +134,11 @@ fn settle(core: &Core, pack: &mut Pack, packed: Vec<Packed>) {
         return;
     }
     let mut waiting = Vec::with_capacity(packed.len());
-    for Packed { held, entry, current, reply } in packed {
+    for Packed { held, entry, current, upload, reply } in packed {
         let version = entry.version;
         let (committed, answer): (Reply, _) = oneshot::channel();
-        match core.committer.hand_in(Change::Insert { entry, current }, Some(held), committed) {
+        let change = Change::Insert { entry, current, upload };
+        match core.committer.hand_in(change, Some(held), committed) {
             Ok(()) => waiting.push((answer, version, reply)),
             Err(error) => drop(reply.send(Err(error))),
         }
@@ -148,7 +156,7 @@ fn place(
     needle: &Needle,
     held: Held,
 ) -> Result<(Held, Arc<Entry>), CacheError> {
-    let header = ExtentHeader::new(&needle.meta, needle.hash);
+    let header = ExtentHeader::new(&needle.meta, needle.hash, needle.upload.generation);
     let shape = header.needle_shape();
     let reservation = held.reservation;
     let parts = Parts {
@@ -164,7 +172,9 @@ fn place(
     })
     .map_err(|source| core.io_error("packing a small object", source))?;
     let version = Version { unit: reservation.offset / UNIT_BYTES, seq: reservation.seq };
-    Ok((held, Arc::new(Entry::new(needle.meta.clone(), needle.hash, version, parts))))
+    let generation = needle.upload.generation;
+    let entry = Entry::new(needle.meta.clone(), needle.hash, generation, version, parts);
+    Ok((held, Arc::new(entry)))
 }
 
 /// Adjacent extents in memory, written as whole blocks.

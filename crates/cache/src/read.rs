@@ -223,6 +223,10 @@ impl Object {
         Ok(())
     }
 
+    pub(crate) fn location(&self) -> Location {
+        self.0.location
+    }
+
     pub(crate) fn entry(&self) -> &Arc<Entry> {
         &self.0.entry
     }
@@ -366,6 +370,9 @@ impl Core {
             damaged: AtomicBool::new(false),
             since: Instant::now(),
         }));
+        if self.rules.is_purged(object.entry()) {
+            return Ok(None);
+        }
         if object.meta().is_expired(self.clock.now_ms()) {
             self.drop_found(object.entry(), location, Removal::Expired);
             return Ok(None);

@@ -391,7 +391,7 @@ impl Reclaimer<'_> {
         core.device.read_at(&mut head, offset)?;
         let version = Version { unit: from.unit(), seq: segment.seq };
         let Some(entry) = core.parse_header(&head, version) else { return Ok(None) };
-        if entry.meta.is_expired(core.clock.now_ms()) {
+        if entry.meta.is_expired(core.clock.now_ms()) || core.rules.is_purged(&entry) {
             return Ok(None);
         }
         let kind = segment.kind.promoted();

@@ -3,10 +3,13 @@ use std::io;
 
 use crate::core::{BLOCK_BYTES, UNIT_BYTES};
 use crate::device::Device;
-use crate::format::checkpoint::{Head, SegmentEntry, decode_entries, decode_segments};
+use crate::format::checkpoint::{
+    Head, SegmentEntry, decode_entries, decode_rules, decode_segments,
+};
 use crate::format::journal::{BlockView, Record};
 use crate::format::layout::Layout;
 use crate::format::location::Location;
+use crate::format::rule::Rule;
 use crate::index::Index;
 use crate::segment::space::{Kind, Segment, SpaceMap};
 
@@ -16,8 +19,17 @@ pub(crate) struct Recovered {
     pub(crate) index: Index,
     pub(crate) map: SpaceMap,
     pub(crate) journal: Resume,
+    pub(crate) purges: Purges,
     /// What of the metadata was damaged, in words.
     pub(crate) damage: Vec<String>,
+}
+
+/// The purges that are in force.
+#[derive(Debug, Default)]
+pub(crate) struct Purges {
+    /// The generation that new objects belong to.
+    pub(crate) generation: u64,
+    pub(crate) rules: Vec<Rule>,
 }
 
 /// Where the journal goes on.
@@ -57,16 +69,15 @@ pub(crate) fn recover(device: &dyn Device, layout: &Layout, epoch: u64) -> io::R
     let oldest = heads.last().map(|(head, _)| head.journal_start);
     for (head, base) in &heads {
         match load(device, layout, head, *base)? {
-            Ok((index, map)) => {
-                let mut state = State { index, map, layout };
+            Ok((index, map, purges)) => {
+                let mut state = State { index, map, purges, layout };
                 let mut journal = replay(device, layout, epoch, head, &mut state, &mut damage)?;
                 journal.from = oldest.unwrap_or(head.journal_start);
                 // The newest may be damaged: its number is still not to be used again.
                 journal.number = heads[0].0.number;
                 journal.gap |= heads.len() < 2 || head.number != journal.number;
-                let State { index, map, .. } = state;
                 if !journal.lost {
-                    return Ok(settle(index, map, journal, damage));
+                    return Ok(settle(state, journal, damage));
                 }
             }
             Err(what) => damage.push(format!("checkpoint {}: {what}", head.number)),
@@ -75,12 +86,14 @@ pub(crate) fn recover(device: &dyn Device, layout: &Layout, epoch: u64) -> io::R
     let number = heads.first().map_or(0, |(head, _)| head.number);
     let journal = Resume { head: 1, from: 1, newest: 1, number, gap: true, lost: true };
     let map = SpaceMap::new(layout.regions, layout.region_size, layout.data_offset);
-    Ok(Recovered { index: Index::with_buckets(layout.index_buckets), map, journal, damage })
+    let (index, purges) = (Index::with_buckets(layout.index_buckets), Purges::default());
+    Ok(Recovered { index, map, journal, purges, damage })
 }
 
 struct State<'a> {
     index: Index,
     map: SpaceMap,
+    purges: Purges,
     layout: &'a Layout,
 }
 
@@ -104,13 +117,15 @@ fn load(
     layout: &Layout,
     head: &Head,
     base: u64,
-) -> io::Result<Result<(Index, SpaceMap), String>> {
-    let pages = head.segment_pages() + head.entry_pages();
+) -> io::Result<Result<(Index, SpaceMap, Purges), String>> {
+    let rules_end = head.segment_pages() + u64::from(head.rule_pages);
+    let pages = rules_end + head.entry_pages();
     if pages + 1 > u64::from(layout.checkpoint_blocks) {
         return Ok(Err("claims more pages than fit".to_owned()));
     }
     let index = Index::with_buckets(layout.index_buckets);
     let mut map = SpaceMap::new(layout.regions, layout.region_size, layout.data_offset);
+    let mut purges = Purges { generation: head.generation, rules: Vec::new() };
     for page in 0..pages {
         let block = read_block(device, base + (page + 1) * BLOCK_BYTES)?;
         if page < head.segment_pages() {
@@ -120,6 +135,11 @@ fn load(
                         install(&mut map, layout, segment);
                     }
                 }
+                Err(error) => return Ok(Err(error.to_string())),
+            }
+        } else if page < rules_end {
+            match decode_rules(&block, head.number, page) {
+                Ok(rules) => purges.rules.extend(rules),
                 Err(error) => return Ok(Err(error.to_string())),
             }
         } else {
@@ -134,7 +154,7 @@ fn load(
         }
     }
     map.skip_seq_to(head.next_seq);
-    Ok(Ok((index, map)))
+    Ok(Ok((index, map, purges)))
 }
 
 fn install(map: &mut SpaceMap, layout: &Layout, entry: &SegmentEntry) {
@@ -275,6 +295,14 @@ impl State<'_> {
                 }
                 self.map.skip_seq_to(seq + 1);
             }
+            Record::Purge(rule) => {
+                // The checkpoint may hold it already: it is fuzzy.
+                let purges = &mut self.purges;
+                if !purges.rules.iter().any(|known| known.generation == rule.generation) {
+                    purges.generation = purges.generation.max(rule.generation);
+                    purges.rules.push(rule);
+                }
+            }
         }
     }
 
@@ -315,7 +343,8 @@ impl State<'_> {
 }
 
 /// Drops what leads into segments that are gone, and gives every segment the account of what it holds.
-fn settle(index: Index, mut map: SpaceMap, journal: Resume, damage: Vec<String>) -> Recovered {
+fn settle(state: State<'_>, journal: Resume, damage: Vec<String>) -> Recovered {
+    let State { index, mut map, purges, .. } = state;
     for slot in 0..u32::try_from(index.slots()).unwrap_or(u32::MAX) {
         let Some((hash, location)) = index.at(slot) else { continue };
         match map.segment_of_mut(location) {
@@ -328,5 +357,5 @@ fn settle(index: Index, mut map: SpaceMap, journal: Resume, damage: Vec<String>)
     }
     map.resume(BLOCK_BYTES);
     map.skip_seq_to(map.next_seq() + SEQ_SKIP);
-    Recovered { index, map, journal, damage }
+    Recovered { index, map, journal, purges, damage }
 }

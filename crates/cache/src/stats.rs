@@ -19,6 +19,8 @@ pub struct CacheStats {
     pub stores: u64,
     /// Objects removed on request.
     pub removes: u64,
+    /// Objects removed by purges.
+    pub purged: u64,
     /// Objects dropped to make room.
     pub evictions: u64,
     /// Objects whose lifetime had ended when they were met.
@@ -76,6 +78,7 @@ pub(crate) struct Counters {
     pub(crate) misses: Counter,
     pub(crate) stores: Counter,
     pub(crate) removes: Counter,
+    pub(crate) purged: Counter,
     pub(crate) evictions: Counter,
     pub(crate) expired: Counter,
     pub(crate) reinsertions: Counter,
@@ -94,6 +97,7 @@ impl Counters {
             misses: self.misses.read(),
             stores: self.stores.read(),
             removes: self.removes.read(),
+            purged: self.purged.read(),
             evictions: self.evictions.read(),
             expired: self.expired.read(),
             reinsertions: self.reinsertions.read(),

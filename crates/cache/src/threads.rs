@@ -11,6 +11,7 @@ use crate::commit::{self, CommitQueue};
 use crate::core::Core;
 use crate::error::CacheError;
 use crate::pack::{self, Needle};
+use crate::purge;
 use crate::reclaim;
 use crate::scrub;
 
@@ -34,6 +35,7 @@ struct Running {
     reclaimer: JoinHandle<()>,
     checkpointer: JoinHandle<()>,
     scrubber: JoinHandle<()>,
+    sweeper: JoinHandle<()>,
 }
 
 impl Threads {
@@ -46,6 +48,7 @@ impl Threads {
                 reclaimer: spawn("sw-reclaim", core, |core| reclaim::run(&core))?,
                 checkpointer: spawn("sw-checkpoint", core, |core| checkpoint::run(&core))?,
                 scrubber: spawn("sw-scrub", core, |core| scrub::run(&core))?,
+                sweeper: spawn("sw-sweep", core, |core| purge::run(&core))?,
             })
         };
         match start() {
@@ -63,9 +66,11 @@ impl Threads {
         core.packer.stop();
         core.reclaim.stop();
         core.scrub.stop();
+        core.rules.stop();
         join(running.packer);
         join(running.reclaimer);
         join(running.scrubber);
+        join(running.sweeper);
         core.committer.stop();
         join(running.committer);
         core.committer.journal.stop();
@@ -79,6 +84,7 @@ fn signal(core: &Core) {
     core.packer.stop();
     core.reclaim.stop();
     core.scrub.stop();
+    core.rules.stop();
     core.committer.stop();
     core.committer.journal.stop();
 }

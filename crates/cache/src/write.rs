@@ -20,6 +20,7 @@ use crate::format::extent::{
 };
 use crate::io::Completion;
 use crate::meta::{Entry, ObjectMeta, Parts, Version};
+use crate::purge::Upload;
 use crate::segment::space::Kind;
 
 /// What must hold for a store to take effect, decided at the moment it does.
@@ -68,6 +69,7 @@ pub struct ObjectWriter {
     hash: u64,
     announced: Option<u64>,
     options: StoreOptions,
+    upload: Upload,
     written: u64,
     /// The chunk being filled.
     chunk: Option<PooledBuffer>,
@@ -93,7 +95,9 @@ impl ObjectWriter {
             check_len(&core, len)?;
         }
         let hash = core.hash(key);
+        let upload = core.rules.begin();
         Ok(Self {
+            upload,
             core,
             key: key.to_owned(),
             hash,
@@ -165,16 +169,19 @@ impl ObjectWriter {
         let (committed, version) = match self.large.take() {
             None => {
                 let body = self.chunk.take().map(PooledBuffer::freeze).unwrap_or_default();
-                self.core.packer.store(meta, self.hash, body, current).await?
+                let (hash, upload) = (self.hash, self.upload);
+                self.core.packer.store(meta, hash, body, current, upload).await?
             }
             Some(large) => {
                 let last = self.chunk.take();
-                let (entry, held) = large.finish(&self.core, meta, self.hash, last).await?;
+                let generation = self.upload.generation;
+                let (entry, held) =
+                    large.finish(&self.core, meta, self.hash, generation, last).await?;
                 let version = entry.version;
                 (
                     self.core
                         .committer
-                        .commit(Change::Insert { entry, current }, Some(held))
+                        .commit(Change::Insert { entry, current, upload: self.upload }, Some(held))
                         .await?,
                     version,
                 )
@@ -359,12 +366,13 @@ impl LargeBody {
         core: &Arc<Core>,
         meta: ObjectMeta,
         hash: u64,
+        generation: u64,
         last: Option<PooledBuffer>,
     ) -> Result<(Arc<Entry>, Held), CacheError> {
         if let Some(last) = &last {
             self.checksums.push(crc32c(last));
         }
-        let header = ExtentHeader::new(&meta, hash);
+        let header = ExtentHeader::new(&meta, hash, generation);
         let shape = header.large_shape();
         if !self.piece.is_empty() {
             self.send_piece(core).await?;
@@ -392,7 +400,7 @@ impl LargeBody {
             extent_len: shape.extent_len,
         };
         let version = Version { unit: reservation.offset / UNIT_BYTES, seq: reservation.seq };
-        Ok((Arc::new(Entry::new(meta, hash, version, parts)), self.held))
+        Ok((Arc::new(Entry::new(meta, hash, generation, version, parts)), self.held))
     }
 
     /// The end of the body and its checksums, padded to whole blocks.

@@ -1,12 +1,13 @@
 //! A checkpoint: the index and the map of segments, so that recovery need not replay the journal from its beginning.
 //!
 //! ```text
-//! header block | pages of segments | pages of index entries
+//! header block | pages of segments | pages of purge rules | pages of index entries
 //! ```
 //! The header is written last: until then the slot holds the header of an older checkpoint, whose number its pages no
 //! longer bear.
 use crate::format::layout::{SEGMENTS_PER_PAGE, SLOTS_PER_PAGE};
 use crate::format::location::Location;
+use crate::format::rule::Rule;
 use crate::format::{BLOCK_BYTES, FormatError, Writer, seal, unseal};
 
 const HEAD_MAGIC: [u8; 8] = *b"SwChkHed";
@@ -24,6 +25,10 @@ pub(crate) struct Head {
     pub(crate) next_seq: u64,
     pub(crate) segments: u32,
     pub(crate) entries: u64,
+    /// The generation that new objects belonged to.
+    pub(crate) generation: u64,
+    /// Blocks of purge rules.
+    pub(crate) rule_pages: u32,
 }
 
 impl Head {
@@ -38,6 +43,8 @@ impl Head {
             self.next_seq,
             u64::from(self.segments),
             self.entries,
+            self.generation,
+            u64::from(self.rule_pages),
         ] {
             w.u64(field);
         }
@@ -57,6 +64,8 @@ impl Head {
             next_seq,
             segments: u32::try_from(segments).map_err(|_| many)?,
             entries: r.u64()?,
+            generation: r.u64()?,
+            rule_pages: u32::try_from(r.u64()?).unwrap_or(u32::MAX),
         })
     }
 
@@ -98,6 +107,40 @@ pub(crate) fn encode_segments(
         w.u8(segment.kind);
         w.u8(u8::from(segment.open));
     })
+}
+
+/// Bytes of rules that fit into a page.
+const RULES_PER_PAGE_BYTES: usize = BLOCK_BYTES - 8 - 8 - 8 - 4 - 4;
+
+/// Cuts rules into runs of which each fits into a page.
+pub(crate) fn rule_runs(rules: &[Rule]) -> Vec<&[Rule]> {
+    let mut runs = Vec::new();
+    let mut rest = rules;
+    while !rest.is_empty() {
+        let mut bytes = 0;
+        let fits = rest.iter().take_while(|rule| {
+            bytes += rule.encoded_len();
+            bytes <= RULES_PER_PAGE_BYTES
+        });
+        let (run, after) = rest.split_at(fits.count().max(1));
+        runs.push(run);
+        rest = after;
+    }
+    runs
+}
+
+/// Encodes page `page` of checkpoint `number` from a run of rules.
+pub(crate) fn encode_rules(number: u64, page: u64, rules: &[Rule]) -> [u8; BLOCK_BYTES] {
+    encode_page(number, page, rules, |w, rule| rule.encode(w))
+}
+
+/// The rules of a page.
+pub(crate) fn decode_rules(
+    block: &[u8; BLOCK_BYTES],
+    number: u64,
+    page: u64,
+) -> Result<Vec<Rule>, FormatError> {
+    decode_page(block, number, page, Rule::decode)
 }
 
 /// Encodes page `page` of checkpoint `number` from at most [`SLOTS_PER_PAGE`] entries.
@@ -187,6 +230,7 @@ fn decode_page<T>(
 mod tests {
     use super::*;
     use crate::format::checks;
+    use crate::format::rule::Scope;
     use proptest::prelude::*;
 
     proptest! {
@@ -204,8 +248,29 @@ mod tests {
             let segment = SegmentEntry { first, regions, seq, age, cursor, kind, open };
             let all = vec![segment; usize::try_from(SEGMENTS_PER_PAGE).expect("small")];
             prop_assert_eq!(decode_segments(&encode_segments(1, 2, &all), 1, 2).expect("sound"), all);
-            let head = Head { epoch: seq, number: age, journal_start: cursor, next_seq: seq ^ age, segments: first, entries: age };
+            let head = Head { epoch: seq, number: age, journal_start: cursor, next_seq: seq ^ age, segments: first, entries: age, generation: seq, rule_pages: regions };
             prop_assert_eq!(Head::decode(&head.encode()), Ok(head));
+        }
+
+        #[test]
+        fn rules_fit_into_the_pages_that_are_kept_for_them(texts in proptest::collection::vec("[a-z]{1,2048}", 0..40), blocks in 2..16usize) {
+            let mut rules = Vec::new();
+            let mut bytes = 0;
+            for (generation, text) in texts.into_iter().enumerate() {
+                let rule = Rule { generation: generation as u64, scope: Scope::Prefix(text.into()) };
+                bytes += rule.encoded_len();
+                if bytes > blocks * 2000 {
+                    break;
+                }
+                rules.push(rule);
+            }
+            let runs = rule_runs(&rules);
+            prop_assert!(runs.len() <= blocks);
+            let mut back = Vec::new();
+            for (page, run) in runs.iter().enumerate() {
+                back.extend(decode_rules(&encode_rules(1, page as u64, run), 1, page as u64).expect("sound"));
+            }
+            prop_assert_eq!(back, rules);
         }
 
         #[test]
@@ -216,6 +281,7 @@ mod tests {
             let page = checks::sealed(PAGE_MAGIC, &bytes);
             drop(decode_segments(&page, 0, 0));
             drop(decode_entries(&page, 0, 0));
+            drop(decode_rules(&page, 0, 0));
             drop(Head::decode(&checks::sealed(HEAD_MAGIC, &content)));
         }
     }
@@ -228,8 +294,16 @@ mod tests {
         checks::every_flipped_bit_is_noticed(&segments, |b| decode_segments(b, 7, 0).is_ok());
         let entries = encode_entries(7, 1, &[(1, Location::new(9, 3, 2)); 240]);
         checks::every_flipped_bit_is_noticed(&entries, |b| decode_entries(b, 7, 1).is_ok());
-        let head =
-            Head { epoch: 1, number: 7, journal_start: 2, next_seq: 9, segments: 5, entries: 240 };
+        let head = Head {
+            epoch: 1,
+            number: 7,
+            journal_start: 2,
+            next_seq: 9,
+            segments: 5,
+            entries: 240,
+            generation: 3,
+            rule_pages: 1,
+        };
         checks::every_flipped_bit_is_noticed(&head.encode(), |b| Head::decode(b).is_ok());
     }
 

@@ -22,7 +22,7 @@ const MAGIC: [u8; 4] = *b"SwEx";
 const WHAT: &str = "an extent header";
 const FLAG_DIGEST: u16 = 1;
 /// Everything before the key.
-const FIXED_BYTES: usize = 4 + 2 + 2 + 8 * 5 + 8 * 3 + 4 + 32 + 2 + 2 + 2;
+const FIXED_BYTES: usize = 4 + 2 + 2 + 8 * 6 + 8 * 3 + 4 + 32 + 2 + 2 + 2;
 const SEQ_AT: usize = 8;
 const LARGE_HEADER: u32 = 4096;
 const LARGE_HEADER_BYTES: u64 = LARGE_HEADER as u64;
@@ -33,6 +33,7 @@ const UNIT: u64 = 64;
 pub(crate) struct ExtentHeader<'a> {
     meta: &'a ObjectMeta,
     hash: u64,
+    generation: u64,
 }
 
 /// Where the parts of an extent are, from its start.
@@ -45,8 +46,9 @@ pub(crate) struct Shape {
 }
 
 impl<'a> ExtentHeader<'a> {
-    pub(crate) fn new(meta: &'a ObjectMeta, hash: u64) -> Self {
-        Self { meta, hash }
+    /// `generation` is that of the purges ([`crate::purge`]) that the object comes after.
+    pub(crate) fn new(meta: &'a ObjectMeta, hash: u64, generation: u64) -> Self {
+        Self { meta, hash, generation }
     }
 
     fn header_len(&self) -> usize {
@@ -103,9 +105,10 @@ impl<'a> ExtentHeader<'a> {
         w.put(&MAGIC);
         w.u16(u16::try_from(shape.header_len).unwrap_or(u16::MAX));
         w.u16(if meta.digest.is_some() { FLAG_DIGEST } else { 0 });
-        for field in
-            [seq, self.hash, meta.stored_ms, meta.expires_ms.unwrap_or(0), meta.last_modified_ms]
-        {
+        for field in [seq, self.hash, self.generation] {
+            w.u64(field);
+        }
+        for field in [meta.stored_ms, meta.expires_ms.unwrap_or(0), meta.last_modified_ms] {
             w.u64(field);
         }
         for field in [meta.len, shape.trailer_offset, shape.extent_len] {
@@ -139,6 +142,7 @@ impl<'a> ExtentHeader<'a> {
             has_digest: flags & FLAG_DIGEST != 0,
             seq: r.u64()?,
             key_hash: r.u64()?,
+            generation: r.u64()?,
             stored_ms: r.u64()?,
             expires_ms: r.u64()?,
             last_modified_ms: r.u64()?,
@@ -189,6 +193,7 @@ pub(crate) struct ExtentView<'a> {
     has_digest: bool,
     seq: u64,
     key_hash: u64,
+    generation: u64,
     stored_ms: u64,
     expires_ms: u64,
     last_modified_ms: u64,
@@ -254,6 +259,9 @@ impl<'a> ExtentView<'a> {
     }
     pub(crate) fn key_hash(&self) -> u64 {
         self.key_hash
+    }
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
     }
     pub(crate) fn key(&self) -> &'a str {
         self.key
@@ -376,13 +384,14 @@ mod tests {
     proptest! {
         #[test]
         fn a_header_comes_back(meta in meta(), hash in any::<u64>(), seq in any::<u64>()) {
-            let header = ExtentHeader::new(&meta, hash);
+            let header = ExtentHeader::new(&meta, hash, seq ^ 7);
             for shape in [header.needle_shape(), header.large_shape()] {
                 let mut bytes = vec![0; 4096];
                 header.encode_into(&mut bytes, seq, &shape).expect("fits");
                 rewrite_seq(&mut bytes, seq ^ 1).expect("sound");
                 let view = ExtentHeader::parse(&bytes).expect("sound");
                 prop_assert_eq!((view.seq(), view.key_hash(), view.key()), (seq ^ 1, hash, meta.key.as_str()));
+                prop_assert_eq!(view.generation(), seq ^ 7);
                 prop_assert_eq!(view.content_type(), meta.content_type.as_deref());
                 prop_assert_eq!(view.tags().collect::<Vec<_>>(), meta.tags.iter().map(String::as_str).collect::<Vec<_>>());
                 prop_assert_eq!((view.expires_ms(), view.digest(), view.body_len()), (meta.expires_ms, meta.digest, meta.len));
@@ -392,7 +401,7 @@ mod tests {
 
         #[test]
         fn any_flipped_bit_is_noticed(meta in meta(), bit in any::<prop::sample::Index>()) {
-            let header = ExtentHeader::new(&meta, 7);
+            let header = ExtentHeader::new(&meta, 7, 0);
             let shape = header.needle_shape();
             let mut bytes = vec![0; shape.header_len];
             header.encode_into(&mut bytes, 3, &shape).expect("fits");
@@ -404,11 +413,11 @@ mod tests {
         #[test]
         fn a_view_never_points_outside_itself(meta in meta(), at in 56..84usize, value: u8) {
             // Any byte of the lengths and offsets changed, under a right checksum.
-            let header = ExtentHeader::new(&meta, 7);
+            let header = ExtentHeader::new(&meta, 7, 0);
             let shape = header.needle_shape();
             let mut bytes = vec![0; shape.header_len];
             header.encode_into(&mut bytes, 3, &shape).expect("fits");
-            bytes[at - 8] = value;
+            bytes[at] = value;
             let end = bytes.len() - 4;
             let sum = crc32c(&bytes[..end]);
             bytes[end..].copy_from_slice(&sum.to_le_bytes());
@@ -446,7 +455,7 @@ mod tests {
             last_modified_ms: 1,
             digest: None,
         };
-        let header = ExtentHeader::new(&meta, 1);
+        let header = ExtentHeader::new(&meta, 1, 0);
         let mut block = vec![0; 4096];
         header.encode_into(&mut block, 1, &header.large_shape()).expect("fits");
         ExtentHeader::parse(&block).expect("sound");

@@ -1,5 +1,6 @@
 //! The journal: changes to the index in order, in blocks that are written once, in two copies of a ring.
 use crate::format::location::Location;
+use crate::format::rule::Rule;
 use crate::format::{BLOCK_BYTES as BLOCK, FormatError, Reader, Writer, seal, unseal};
 
 /// Bytes of a journal block.
@@ -11,7 +12,7 @@ const WHAT: &str = "a journal block";
 const HEAD_BYTES: usize = 8 + 8 + 8 + 8 + 2;
 
 /// A change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Record {
     /// A key leads to a new extent.
     Insert { hash: u64, location: Location, extent_units: u64 },
@@ -23,6 +24,8 @@ pub(crate) enum Record {
     SegmentOpen { seq: u64, first_region: u32, regions: u32, class: u8 },
     /// A segment is given up; what leads into it leads nowhere.
     SegmentFree { seq: u64, first_region: u32 },
+    /// Older objects of a scope are gone.
+    Purge(Rule),
 }
 
 /// A block being filled.
@@ -42,6 +45,9 @@ impl BlockBuilder {
 
     /// Adds a record; `false`: it does not fit.
     pub(crate) fn push(&mut self, record: &Record) -> bool {
+        if let Record::Purge(rule) = record {
+            return self.push_rule(rule);
+        }
         let mut bytes = [0; 40];
         let mut w = Writer::new(&mut bytes);
         match *record {
@@ -74,6 +80,7 @@ impl BlockBuilder {
                 w.u64(seq);
                 w.u32(first_region);
             }
+            Record::Purge(_) => {}
         }
         let len = w.at();
         let end = self.at + len;
@@ -81,6 +88,19 @@ impl BlockBuilder {
             return false;
         }
         self.block[self.at..end].copy_from_slice(&bytes[..len]);
+        self.at = end;
+        self.count += 1;
+        true
+    }
+
+    fn push_rule(&mut self, rule: &Rule) -> bool {
+        let end = self.at + 1 + rule.encoded_len();
+        if end > BLOCK - 4 {
+            return false;
+        }
+        let mut w = Writer::new(&mut self.block[self.at..end]);
+        w.u8(6);
+        rule.encode(&mut w);
         self.at = end;
         self.count += 1;
         true
@@ -155,6 +175,7 @@ fn record(r: &mut Reader<'_>) -> Result<Record, FormatError> {
             class: r.u8()?,
         },
         5 => Record::SegmentFree { seq: r.u64()?, first_region: r.u32()? },
+        6 => Record::Purge(Rule::decode(r)?),
         other => {
             return Err(FormatError::Field {
                 what: "record kind",
@@ -169,6 +190,7 @@ fn record(r: &mut Reader<'_>) -> Result<Record, FormatError> {
 mod tests {
     use super::*;
     use crate::format::checks;
+    use crate::format::rule::Scope;
     use proptest::prelude::*;
 
     fn any_record() -> impl Strategy<Value = Record> {
@@ -187,6 +209,11 @@ mod tests {
             }),
             any::<(u64, u32)>()
                 .prop_map(|(seq, first_region)| Record::SegmentFree { seq, first_region }),
+            any::<(u64, bool, String)>().prop_map(|(generation, prefix, text)| {
+                let scope =
+                    if prefix { Scope::Prefix(text.into()) } else { Scope::Tag(text.into()) };
+                Record::Purge(Rule { generation, scope })
+            }),
         ]
     }
 
@@ -195,7 +222,7 @@ mod tests {
         fn records_come_back_in_order(records in proptest::collection::vec(any_record(), 0..300), epoch: u64, seq: u64, synced: u64) {
             let mut builder = BlockBuilder::new(epoch, seq, synced);
             let fitted = records.iter().take_while(|record| builder.push(record)).count();
-            prop_assert!(fitted == records.len() || fitted >= 100);
+            prop_assert!(fitted == records.len() || fitted >= 20);
             let mut block = [0; BLOCK];
             builder.finish(&mut block);
             let view = BlockView::parse(&block).expect("sound");
@@ -228,6 +255,7 @@ mod tests {
             Record::Remove { hash: 1 },
             Record::SegmentOpen { seq: 4, first_region: 5, regions: 6, class: 1 },
             Record::SegmentFree { seq: 4, first_region: 5 },
+            Record::Purge(Rule { generation: 3, scope: Scope::Tag("red".into()) }),
         ];
         assert!(records.iter().all(|record| builder.push(record)));
         let mut block = [0; BLOCK];

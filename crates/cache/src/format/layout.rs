@@ -18,6 +18,8 @@ pub(crate) struct Layout {
     pub(crate) journal_blocks: u32,
     pub(crate) checkpoint: [u64; 2],
     pub(crate) checkpoint_blocks: u32,
+    /// Of those, what purge rules may take.
+    pub(crate) rule_blocks: u32,
     pub(crate) data_offset: u64,
     pub(crate) index_buckets: u32,
 }
@@ -74,8 +76,10 @@ impl Layout {
                 "makes an index of more than 4294967295 slots: enlarge it",
             );
         }
+        let rule_blocks = (size >> 22).clamp(2, 16);
         let pages = (buckets * 4).div_ceil(SLOTS_PER_PAGE)
             + (size / region_size).div_ceil(SEGMENTS_PER_PAGE)
+            + rule_blocks
             + 2;
         let probe = 2 * BLOCK;
         let journal = probe + PROBE_BYTES;
@@ -100,9 +104,15 @@ impl Layout {
             journal_blocks: narrow(journal_blocks),
             checkpoint: [checkpoint, checkpoint + pages * BLOCK],
             checkpoint_blocks: narrow(pages),
+            rule_blocks: narrow(rule_blocks),
             data_offset,
             index_buckets: narrow(buckets),
         })
+    }
+
+    /// Bytes of purge rules that are sure to fit into their blocks, however they are cut.
+    pub(crate) fn rule_bytes(&self) -> usize {
+        self.rule_blocks as usize * 2000
     }
 
     /// Alignment of large extents.

@@ -6,6 +6,7 @@ pub(crate) mod extent;
 pub(crate) mod journal;
 pub(crate) mod layout;
 pub(crate) mod location;
+pub(crate) mod rule;
 pub(crate) mod superblock;
 
 /// Metadata is read and written in blocks of this many bytes, each with its own checksum.

@@ -3,7 +3,9 @@ use crate::format::layout::Layout;
 use crate::format::{BLOCK_BYTES, FormatError, Writer, seal, unseal};
 
 /// The format that this program writes.
-pub(crate) const VERSION: u32 = 1;
+///
+/// 2: extents and checkpoints know of purges.
+pub(crate) const VERSION: u32 = 2;
 /// Features without which a file cannot be read; this program knows none yet.
 const KNOWN_FEATURES: u64 = 0;
 
@@ -90,11 +92,11 @@ mod tests {
     fn comes_back_and_names_what_it_does_not_know() {
         assert_eq!(Superblock::decode(&sample().encode()), Ok(sample()));
         let mut newer = sample().encode();
-        newer[8] = 2;
+        newer[8] = 3;
         seal(&mut newer);
         assert_eq!(
             Superblock::decode(&newer),
-            Err(FormatError::NewerVersion { found: 2, supported: 1 })
+            Err(FormatError::NewerVersion { found: 3, supported: 2 })
         );
         let mut feature = sample().encode();
         feature[16] = 4;

@@ -1,0 +1,394 @@
+//! Purging many objects at once: a rule that takes effect in constant time, and a sweep behind it.
+//!
+//! Every body belongs to the generation that was current when its writer was made. A purge starts a new generation and
+//! says which older objects are gone. It is journaled and flushed before it is applied, so that no crash undoes it; from
+//! then on no reader is given a covered object, however many there are. A thread then walks over the index and removes
+//! them. A rule is forgotten once nothing can bring a covered object back: the walk is done, no upload that began before
+//! the purge is under way, and a checkpoint without those objects is on the medium.
+//!
+//! An object remembers the generation it was last judged in, so that a hit compares two numbers and walks over the rules
+//! only after a purge.
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use tokio::sync::watch;
+
+use crate::commit::{Change, Current};
+use crate::core::Core;
+use crate::error::CacheError;
+use crate::format::location::Location;
+use crate::format::rule::{Rule, Scope};
+use crate::iter::ObjectIter;
+use crate::meta::{Entry, check_key};
+use crate::read::Object;
+
+/// What to purge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Purge {
+    /// The object of this key.
+    Key(String),
+    /// All objects whose keys begin so.
+    Prefix(String),
+    /// All objects that bear this tag.
+    Tag(String),
+    /// All objects.
+    All,
+}
+
+/// What a purge did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Purged {
+    /// Objects found and removed so far.
+    pub objects: u64,
+    /// Whether that is all of them. When it is not, none of the others is served either: they are only not counted yet.
+    pub complete: bool,
+}
+
+/// How long a purge waits for the sweep, to tell how many objects it covered.
+const COUNT_WAIT: Duration = Duration::from_secs(5);
+/// How long a purge waits for earlier ones to be forgotten when there are too many.
+const ROOM_WAIT: Duration = Duration::from_secs(10);
+/// Rules in force at a time.
+pub(crate) const MAX_RULES: usize = 64;
+/// Removals that are handed to the committer together.
+const SWEEP_BATCH: usize = 256;
+/// How often the sweep looks whether older uploads have ended.
+const RECHECK: Duration = Duration::from_secs(1);
+
+/// The rules in force, and the generation that new objects belong to.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    generation: AtomicU64,
+    live: RwLock<Vec<Arc<Live>>>,
+    /// Bytes that the rules may take in a checkpoint.
+    max_bytes: usize,
+    /// Uploads under way, by generation.
+    uploads: Mutex<BTreeMap<u64, usize>>,
+    wake: Mutex<Wake>,
+    changed: Condvar,
+    /// Told whenever rules were forgotten.
+    room: tokio::sync::Notify,
+}
+
+#[derive(Debug, Default)]
+struct Wake {
+    stop: bool,
+    pending: bool,
+}
+
+/// A rule in force.
+#[derive(Debug)]
+struct Live {
+    rule: Rule,
+    tally: Arc<Tally>,
+    /// Whether no older object is in the index, and none can come any more.
+    swept: AtomicBool,
+}
+
+/// What the sweep found for a rule.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    objects: AtomicU64,
+    /// Turns true after the first walk.
+    counted: watch::Sender<bool>,
+}
+
+impl Live {
+    fn new(rule: Rule, tally: Arc<Tally>) -> Arc<Self> {
+        Arc::new(Self { rule, tally, swept: AtomicBool::new(false) })
+    }
+}
+
+/// An upload's place in the order of purges; held until its outcome is decided.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    rules: Arc<Rules>,
+    pub(crate) generation: u64,
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let mut uploads = self.rules.uploads.lock();
+        if let Some(count) = uploads.get_mut(&self.generation) {
+            *count -= 1;
+            if *count == 0 {
+                uploads.remove(&self.generation);
+            }
+        }
+    }
+}
+
+impl Rules {
+    /// What recovery found.
+    pub(crate) fn new(generation: u64, rules: Vec<Rule>, max_bytes: usize) -> Arc<Self> {
+        let pending = !rules.is_empty();
+        Arc::new(Self {
+            generation: AtomicU64::new(generation),
+            live: RwLock::new(
+                rules.into_iter().map(|rule| Live::new(rule, Arc::default())).collect(),
+            ),
+            max_bytes,
+            uploads: Mutex::default(),
+            wake: Mutex::new(Wake { stop: false, pending }),
+            changed: Condvar::new(),
+            room: tokio::sync::Notify::new(),
+        })
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Registers an upload that begins now.
+    pub(crate) fn begin(self: &Arc<Self>) -> Upload {
+        let mut uploads = self.uploads.lock();
+        let generation = self.generation();
+        *uploads.entry(generation).or_default() += 1;
+        Upload { rules: self.clone(), generation }
+    }
+
+    /// Whether an object was purged.
+    pub(crate) fn is_purged(&self, entry: &Entry) -> bool {
+        let now = self.generation();
+        if entry.judged() >= now {
+            return false;
+        }
+        let purged = self.covering(entry).is_some();
+        if !purged {
+            entry.set_judged(now);
+        }
+        purged
+    }
+
+    fn covering(&self, entry: &Entry) -> Option<Arc<Live>> {
+        let covers = |live: &&Arc<Live>| {
+            live.rule.covers(entry.generation, &entry.meta.key, entry.meta.tags.iter())
+        };
+        self.live.read().iter().find(covers).cloned()
+    }
+
+    /// Whether there is room for one more rule beside `pending` ones that are not applied yet.
+    pub(crate) fn fits(&self, rule: &Rule, pending: &[usize]) -> bool {
+        let live = self.live.read();
+        let used: usize =
+            live.iter().map(|live| live.rule.encoded_len()).chain(pending.iter().copied()).sum();
+        live.len() + pending.len() < MAX_RULES && used + rule.encoded_len() <= self.max_bytes
+    }
+
+    /// Puts a durable rule in force.
+    pub(crate) fn apply(&self, rule: Rule, tally: Arc<Tally>) {
+        let generation = rule.generation;
+        self.live.write().push(Live::new(rule, tally));
+        // Published after the rule: whoever sees the generation sees the rule.
+        self.generation.store(generation, Ordering::Release);
+        self.wake.lock().pending = true;
+        self.changed.notify_all();
+    }
+
+    /// The rules in force, for a checkpoint.
+    pub(crate) fn snapshot(&self) -> (u64, Vec<Rule>) {
+        let live = self.live.read();
+        (self.generation(), live.iter().map(|live| live.rule.clone()).collect())
+    }
+
+    /// Rules that a checkpoint that starts now makes superfluous once it is on the medium.
+    pub(crate) fn swept(&self) -> Vec<u64> {
+        let live = self.live.read();
+        live.iter()
+            .filter(|live| live.swept.load(Ordering::Acquire))
+            .map(|live| live.rule.generation)
+            .collect()
+    }
+
+    pub(crate) fn forget(&self, generations: &[u64]) {
+        if !generations.is_empty() {
+            self.live.write().retain(|live| !generations.contains(&live.rule.generation));
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Whether rules wait for a checkpoint in such numbers that one should be made now.
+    fn is_crowded(&self) -> bool {
+        let live = self.live.read();
+        let bytes: usize = live.iter().map(|live| live.rule.encoded_len()).sum();
+        live.len() > MAX_RULES / 4 || bytes > self.max_bytes / 2
+    }
+
+    fn unswept(&self) -> Vec<Arc<Live>> {
+        let live = self.live.read();
+        live.iter().filter(|live| !live.swept.load(Ordering::Acquire)).cloned().collect()
+    }
+
+    pub(crate) fn stop(&self) {
+        self.wake.lock().stop = true;
+        self.changed.notify_all();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.wake.lock().stop
+    }
+
+    /// Waits for a new rule, or a while if older ones are not done with; `false` when it is time to stop.
+    fn wait(&self) -> bool {
+        let mut wake = self.wake.lock();
+        while !wake.pending && !wake.stop {
+            if self.unswept().is_empty() {
+                self.changed.wait(&mut wake);
+            } else if self.changed.wait_for(&mut wake, RECHECK).timed_out() {
+                break;
+            }
+        }
+        wake.pending = false;
+        !wake.stop
+    }
+}
+
+/// Purges; see [`crate::RawDiskCache::purge`].
+pub(crate) async fn purge(core: &Arc<Core>, what: Purge) -> Result<Purged, CacheError> {
+    let scope = match &what {
+        Purge::Key(key) => return purge_key(core, key.clone()).await,
+        Purge::Prefix(prefix) => Scope::Prefix(checked(prefix)?),
+        Purge::Tag(tag) => Scope::Tag(checked(tag)?),
+        Purge::All => Scope::Prefix("".into()),
+    };
+    let tally = Arc::new(Tally::default());
+    let mut counted = tally.counted.subscribe();
+    commit(core, scope, &tally).await?;
+    core.observer.purged(&what);
+    let complete = tokio::time::timeout(COUNT_WAIT, counted.wait_for(|done| *done)).await;
+    let complete = complete.is_ok_and(|outcome| outcome.is_ok());
+    Ok(Purged { objects: tally.objects.load(Ordering::Acquire), complete })
+}
+
+fn checked(text: &str) -> Result<Box<str>, CacheError> {
+    check_key(text)?;
+    Ok(text.into())
+}
+
+async fn purge_key(core: &Arc<Core>, key: String) -> Result<Purged, CacheError> {
+    check_key(&key)?;
+    let live = core.peek(&key).await?;
+    let change = Change::Remove { hash: core.hash(&key), current: Current::Any, flush: true };
+    let committed = core.committer.commit(change, None).await?;
+    let objects = u64::from(live.is_some() && committed.previous.is_some());
+    core.counters.purged.add(objects);
+    core.observer.purged(&Purge::Key(key));
+    Ok(Purged { objects, complete: true })
+}
+
+/// Makes a rule durable and puts it in force; waits while there are too many.
+async fn commit(core: &Arc<Core>, scope: Scope, tally: &Arc<Tally>) -> Result<(), CacheError> {
+    let deadline = tokio::time::Instant::now() + ROOM_WAIT;
+    loop {
+        let room = core.rules.room.notified();
+        let rule = Rule { generation: 0, scope: scope.clone() };
+        let change = Change::Purge { rule, tally: tally.clone() };
+        if core.committer.commit(change, None).await?.applied {
+            return Ok(());
+        }
+        core.committer.journal.want_checkpoint();
+        if tokio::time::timeout_at(deadline, room).await.is_err() {
+            return Err(CacheError::TooManyPurges { limit: MAX_RULES });
+        }
+    }
+}
+
+/// The sweep's thread: returns after [`Rules::stop`].
+pub(crate) fn run(core: &Arc<Core>) {
+    while core.rules.wait() {
+        let rules = core.rules.unswept();
+        // Uploads of the generation before a rule may still come: they are looked for by a later walk.
+        let oldest = core.rules.uploads.lock().keys().next().copied().unwrap_or(u64::MAX);
+        let waiting =
+            rules.iter().all(|live| *live.tally.counted.borrow() && oldest < live.rule.generation);
+        if rules.is_empty() || waiting {
+            continue;
+        }
+        if !sweep(core) {
+            return;
+        }
+        for live in &rules {
+            if oldest >= live.rule.generation {
+                live.swept.store(true, Ordering::Release);
+            }
+            live.tally.counted.send_replace(true);
+        }
+        if core.rules.is_crowded() {
+            core.committer.journal.want_checkpoint();
+        }
+    }
+}
+
+/// Walks over the index once; `false` when it is time to stop.
+fn sweep(core: &Arc<Core>) -> bool {
+    let mut walk = ObjectIter::new(core.clone(), 0);
+    let mut found = Vec::with_capacity(SWEEP_BATCH);
+    let mut looked_at = 0_u32;
+    while let Some(object) = walk.next_pinned_blocking() {
+        looked_at += 1;
+        if looked_at.is_multiple_of(256) && core.rules.is_stopped() {
+            return false;
+        }
+        // What cannot be read has left the index where it was found.
+        let Ok(object) = object else { continue };
+        found.extend(Covered::judge(core, &object));
+        if found.len() == SWEEP_BATCH {
+            remove(core, &mut found);
+        }
+    }
+    remove(core, &mut found);
+    true
+}
+
+struct Covered {
+    live: Arc<Live>,
+    hash: u64,
+    location: Location,
+    expired: bool,
+}
+
+impl Covered {
+    fn judge(core: &Core, object: &Object) -> Option<Self> {
+        let entry = object.entry();
+        let live = core.rules.covering(entry)?;
+        let expired = entry.meta.is_expired(core.clock.now_ms());
+        Some(Self { live, hash: entry.hash, location: object.location(), expired })
+    }
+}
+
+/// Removes what was found, in journal order with whatever else happens to it: what was moved meanwhile is found again.
+fn remove(core: &Arc<Core>, found: &mut Vec<Covered>) {
+    while !found.is_empty() {
+        let mut under_way = Vec::with_capacity(found.len());
+        for covered in found.drain(..) {
+            let current = Current::Is(Some(covered.location));
+            let (reply, answer) = tokio::sync::oneshot::channel();
+            let change = Change::Remove { hash: covered.hash, current, flush: false };
+            if core.committer.hand_in(change, None, reply).is_ok() {
+                under_way.push((covered, answer));
+            }
+        }
+        for (covered, answer) in under_way {
+            match answer.blocking_recv() {
+                Ok(Ok(committed)) if committed.applied => {
+                    if !covered.expired {
+                        covered.live.tally.objects.fetch_add(1, Ordering::AcqRel);
+                        core.counters.purged.add(1);
+                    }
+                }
+                Ok(Ok(_)) => {
+                    let moved = core.index.find(covered.hash);
+                    let object =
+                        moved.and_then(|to| Object::pin_blocking(core, covered.hash, to).ok());
+                    found.extend(object.and_then(|object| Covered::judge(core, &object)));
+                }
+                // The journal failed: the rule stays in force, and the object is found by the next walk.
+                _ => {}
+            }
+        }
+    }
+}
