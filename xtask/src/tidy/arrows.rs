@@ -7,8 +7,12 @@ use cargo_metadata::MetadataCommand;
 const ARROWS: &[(&str, &[&str])] = &[
     ("straightway-buffer", &[]),
     ("straightway-cache", &["straightway-buffer"]),
+    ("straightway-codec", &["straightway-buffer"]),
     ("straightway-packet", &["straightway-buffer"]),
-    ("straightway", &["straightway-buffer", "straightway-cache", "straightway-packet"]),
+    (
+        "straightway",
+        &["straightway-buffer", "straightway-cache", "straightway-codec", "straightway-packet"],
+    ),
 ];
 
 pub(super) fn check(top: &Path) -> Vec<String> {
