@@ -1,0 +1,292 @@
+//! The log of encoded events.
+use std::collections::VecDeque;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use straightway_buffer::SharedPacket;
+use straightway_codec::event::{Event, Gap, Kind, Scope, Stats};
+use straightway_codec::ws::{MAX_HEAD_BYTES, Opcode, put_head, put_head_deflated};
+use straightway_codec::{
+    Codec, CodecError, Encoder, HEADER_BYTES, Header, JsonCodec, RkyvCodec, type_id, WireType,
+};
+
+/// An event in all forms that were asked for. Each form is a whole WebSocket frame, made once.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) offset: u64,
+    pub(crate) kind: Kind,
+    pub(crate) priority: u8,
+    /// When it is worth nothing any more, in milliseconds since the Unix epoch.
+    pub(crate) expires_ms: Option<u64>,
+    /// When it was published, on the node's own clock.
+    pub(crate) at: Duration,
+    frame: SharedPacket,
+    /// Where the message begins in `frame`.
+    head: usize,
+    json: OnceLock<Text>,
+    zstd: OnceLock<Option<SharedPacket>>,
+}
+
+/// The JSON form: a text frame, and where its text begins.
+#[derive(Debug, Clone, Default)]
+struct Text {
+    frame: SharedPacket,
+    head: usize,
+    /// The compressed form, for those who agreed on permessage-deflate, if it is worth it.
+    deflated: Option<SharedPacket>,
+}
+
+/// The form of an event that a subscriber gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Form {
+    Rkyv,
+    Zstd,
+    Json,
+    JsonDeflated,
+}
+
+/// Texts below this length are not deflated: without a context they hardly shrink.
+const DEFLATE_FROM: usize = 1024;
+
+impl Slot {
+    /// A slot for an encoded message, whose header is asked for all that it says.
+    pub(crate) fn new(message: straightway_buffer::PooledBuffer, kind: Kind, at: Duration) -> Result<Self, CodecError> {
+        let (header, _) = Header::parse(&message)?;
+        let len = message.len();
+        let mut message = message;
+        put_head(&mut message, Opcode::Binary)?;
+        Ok(Self {
+            offset: header.offset,
+            kind,
+            priority: header.priority,
+            expires_ms: header.expires_ms(),
+            at,
+            head: message.len() - len,
+            frame: message.share(),
+            json: OnceLock::new(),
+            zstd: OnceLock::new(),
+        })
+    }
+
+    /// Bytes of the form that always exists.
+    pub(crate) fn len(&self) -> usize {
+        self.frame.len()
+    }
+
+    /// The message in rkyv, without a frame around it.
+    pub(crate) fn message(&self) -> &[u8] {
+        &self.frame[self.head..]
+    }
+
+    /// The archive.
+    pub(crate) fn payload(&self) -> &[u8] {
+        &self.message()[HEADER_BYTES..]
+    }
+
+    /// The JSON text, without a frame around it.
+    pub(crate) fn text(&self, encoder: &Encoder) -> SharedPacket {
+        let text = self.json.get_or_init(|| self.make_json(encoder));
+        text.frame.slice(text.head..)
+    }
+
+    /// The whole frame in a form; what cannot be made falls back to a form that can.
+    pub(crate) fn frame(&self, form: Form, encoder: &Encoder) -> &SharedPacket {
+        match form {
+            Form::Rkyv => &self.frame,
+            Form::Zstd => {
+                let packed = self.zstd.get_or_init(|| self.make_zstd(encoder).ok().flatten());
+                packed.as_ref().unwrap_or(&self.frame)
+            }
+            Form::Json => &self.json.get_or_init(|| self.make_json(encoder)).frame,
+            Form::JsonDeflated => {
+                let text = self.json.get_or_init(|| self.make_json(encoder));
+                text.deflated.as_ref().unwrap_or(&text.frame)
+            }
+        }
+    }
+
+    fn make_zstd(&self, encoder: &Encoder) -> Result<Option<SharedPacket>, CodecError> {
+        let Some(mut packed) = encoder.compress::<Event>(self.message())? else { return Ok(None) };
+        put_head(&mut packed, Opcode::Binary)?;
+        Ok(Some(packed.share()))
+    }
+
+    fn make_json(&self, encoder: &Encoder) -> Text {
+        self.try_json(encoder).unwrap_or_else(|error| {
+            tracing::warn!(%error, "an event could not be written as JSON");
+            Text::default()
+        })
+    }
+
+    fn try_json(&self, encoder: &Encoder) -> Result<Text, CodecError> {
+        let (header, payload) = Header::parse(self.message())?;
+        let timestamp = header.time_us / 1000;
+        let offset = header.offset;
+        let pool = encoder.pool();
+        let mut len = 2 * self.len() + 256;
+        let mut buffer = loop {
+            let mut buffer = pool.acquire(len)?;
+            buffer.set_headroom(MAX_HEAD_BYTES)?;
+            let done = if header.type_id == type_id(Stats::NAME) {
+                let body: Stats = RkyvCodec.decode(payload)?;
+                JsonCodec.encode_any(&Line { offset, kind: self.kind, key: Some(""), timestamp, body }, &mut buffer)
+            } else if header.type_id == type_id(Gap::NAME) {
+                let body: Gap = RkyvCodec.decode(payload)?;
+                JsonCodec.encode_any(&GapLine { offset, kind: self.kind, key: "", timestamp, node: "", body }, &mut buffer)
+            } else {
+                let body: Event = RkyvCodec.decode(payload)?;
+                JsonCodec.encode_any(&EventLine { offset, timestamp, body }, &mut buffer)
+            };
+            match done {
+                Err(CodecError::Full { .. }) => len *= 4,
+                Err(error) => return Err(error),
+                Ok(_) => break buffer,
+            }
+        };
+        let text = buffer.len();
+        let deflated = if text < DEFLATE_FROM {
+            None
+        } else {
+            let mut packed = pool.acquire(MAX_HEAD_BYTES + text)?;
+            packed.set_headroom(MAX_HEAD_BYTES)?;
+            if straightway_codec::ws::deflate(&buffer, &mut packed) {
+                put_head_deflated(&mut packed, Opcode::Text)?;
+                Some(packed.share())
+            } else {
+                None
+            }
+        };
+        put_head(&mut buffer, Opcode::Text)?;
+        Ok(Text { head: buffer.len() - text, frame: buffer.share(), deflated })
+    }
+
+    /// What a filter looks at.
+    pub(crate) fn subject(&self) -> Option<Subject<'_>> {
+        if matches!(self.kind, Kind::Stats | Kind::Gap) {
+            return None;
+        }
+        let event = Codec::<Event>::access(&RkyvCodec, self.payload()).ok()?;
+        Some(Subject(event))
+    }
+}
+
+/// The archived event of a slot.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject<'a>(&'a straightway_codec::Archived<Event>);
+
+impl<'a> Subject<'a> {
+    pub(crate) fn key(&self) -> &'a str {
+        self.0.key.as_str()
+    }
+
+    pub(crate) fn tags(&self) -> impl Iterator<Item = &'a str> {
+        self.0.tags.iter().map(|tag| tag.as_str())
+    }
+
+    /// What `key` means if this is a purge.
+    pub(crate) fn purge(&self) -> Option<Scope> {
+        let scope = match self.0.scope {
+            straightway_codec::event::ArchivedScope::Key => Scope::Key,
+            straightway_codec::event::ArchivedScope::Prefix => Scope::Prefix,
+            straightway_codec::event::ArchivedScope::Tag => Scope::Tag,
+            straightway_codec::event::ArchivedScope::All => Scope::All,
+        };
+        (Kind::from(self.0.kind) == Kind::Purged).then_some(scope)
+    }
+}
+
+#[derive(serde::Serialize)]
+struct EventLine {
+    offset: u64,
+    timestamp: u64,
+    #[serde(flatten)]
+    body: Event,
+}
+
+#[derive(serde::Serialize)]
+struct Line<T> {
+    offset: u64,
+    kind: Kind,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'static str>,
+    timestamp: u64,
+    #[serde(flatten)]
+    body: T,
+}
+
+#[derive(serde::Serialize)]
+struct GapLine {
+    offset: u64,
+    kind: Kind,
+    key: &'static str,
+    timestamp: u64,
+    node: &'static str,
+    #[serde(flatten)]
+    body: Gap,
+}
+
+/// The newest events, in order, bounded in number, bytes and age.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    /// The offset that the next event gets.
+    next: u64,
+    slots: VecDeque<Arc<Slot>>,
+    bytes: usize,
+    max_bytes: usize,
+    max_events: usize,
+    max_age: Duration,
+}
+
+impl Ring {
+    pub(crate) fn new(max_bytes: usize, max_events: usize, max_age: Duration) -> Self {
+        Self { next: 1, slots: VecDeque::new(), bytes: 0, max_bytes, max_events: max_events.max(1), max_age }
+    }
+
+    /// The offset that the next event gets.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// The offset of the oldest event that is kept; that of the next one when none is.
+    pub(crate) fn oldest(&self) -> u64 {
+        self.next - self.slots.len() as u64
+    }
+
+    /// Appends an event, which must bear the next offset, and lets go of what is too much or too old.
+    pub(crate) fn push(&mut self, slot: Arc<Slot>) {
+        debug_assert_eq!(slot.offset, self.next, "offsets have no holes");
+        let now = slot.at;
+        self.bytes += slot.len();
+        self.next += 1;
+        self.slots.push_back(slot);
+        while self.slots.len() > self.max_events
+            || self.bytes > self.max_bytes
+            || self.slots.front().is_some_and(|oldest| now.saturating_sub(oldest.at) > self.max_age)
+        {
+            let Some(oldest) = self.slots.pop_front() else { break };
+            self.bytes -= oldest.len();
+        }
+    }
+
+    /// The event at an offset, if it is kept.
+    pub(crate) fn get(&self, offset: u64) -> Option<&Arc<Slot>> {
+        let index = offset.checked_sub(self.oldest())?;
+        self.slots.get(usize::try_from(index).ok()?)
+    }
+
+    /// The events from an offset on.
+    pub(crate) fn from(&self, offset: u64) -> impl Iterator<Item = &Arc<Slot>> {
+        let skip = offset.saturating_sub(self.oldest());
+        self.slots.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX))
+    }
+
+    /// Bytes of events kept.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Events kept.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+}
