@@ -17,9 +17,11 @@ pub enum Reason {
     Encrypt,
     /// Into or out of a buffer through a cursor.
     Cursor,
+    /// Short messages one behind the other, once for all who read them.
+    Gather,
 }
 
-const REASONS: usize = 6;
+const REASONS: usize = 7;
 static COPIED: [AtomicU64; REASONS] = [const { AtomicU64::new(0) }; REASONS];
 
 /// Bytes copied in this process since it started.
@@ -38,6 +40,8 @@ pub struct CopyStats {
     pub encrypt: u64,
     /// By [`Reason::Cursor`].
     pub cursor: u64,
+    /// By [`Reason::Gather`].
+    pub gather: u64,
 }
 
 /// Copies as much of `src` as `dst` has room for, counts it, and answers with the number of bytes.
@@ -71,5 +75,6 @@ pub fn copied() -> CopyStats {
         relocate: read(Reason::Relocate),
         encrypt: read(Reason::Encrypt),
         cursor: read(Reason::Cursor),
+        gather: read(Reason::Gather),
     }
 }

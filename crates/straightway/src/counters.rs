@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use http::{Method, StatusCode};
 
 /// Methods that are counted by name; all others go under `other`.
-pub const METHODS: [&str; 5] = ["GET", "HEAD", "PUT", "DELETE", "other"];
+pub const METHODS: [&str; 6] = ["GET", "HEAD", "PUT", "DELETE", "PURGE", "other"];
 
 /// Statuses that are counted by number; all others go under `0`.
 pub const STATUSES: [u16; 19] =
@@ -77,7 +77,8 @@ impl Shard {
             Method::HEAD => 1,
             Method::PUT => 2,
             Method::DELETE => 3,
-            _ => 4,
+            _ if method.as_str() == "PURGE" => 4,
+            _ => 5,
         };
         let status = STATUSES
             .iter()
@@ -192,7 +193,7 @@ mod tests {
         let mut total = HttpStats::default();
         shard.add_to(&mut total);
         assert_eq!(total.requests[2][1], 1);
-        assert_eq!(total.requests[4][STATUSES.len() - 1], 1);
+        assert_eq!(total.requests[5][STATUSES.len() - 1], 1);
         assert_eq!(total.requests_total(), 2);
         assert_eq!((total.latency[0], total.latency[LATENCY_BOUNDS.len()]), (1, 1));
     }

@@ -13,6 +13,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod counters;
+pub mod feed;
 pub mod http;
 pub mod node;
 pub mod probe;
@@ -21,4 +22,5 @@ pub mod state;
 
 pub use straightway_buffer as buffer;
 pub use straightway_cache as cache;
+pub use straightway_codec as codec;
 pub use straightway_packet as packet;

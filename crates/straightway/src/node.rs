@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use crate::admin::AdminServer;
 use crate::auth::Token;
 use crate::config::settings::NodeSettings;
+use crate::feed::{Feed, FeedError};
 use crate::server::tls::TlsError;
 use crate::server::{DataServer, drain, is_loopback, listen, tls};
 use crate::state::{Limits, NodeState};
@@ -48,6 +49,9 @@ pub enum NodeError {
     /// Certificate or key is unusable.
     #[error("TLS cannot be set up")]
     Tls(#[source] TlsError),
+    /// The live feed could not be started.
+    #[error("the live feed could not be started")]
+    Feed(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A thread, timer or signal handler was refused.
     #[error("the system refused {what}")]
     System {
@@ -94,7 +98,10 @@ impl Node {
         let listeners =
             settings.listen.iter().map(|address| bind(*address)).collect::<Result<Vec<_>, _>>()?;
         let admin_listener = bind(settings.admin)?;
-        let cache = open_cache(&settings).await?;
+        let failed = |error: FeedError| NodeError::Feed(Box::new(error));
+        let name = settings.node_name.clone().unwrap_or_else(host_name);
+        let feed = Feed::start(name, settings.feed, settings.optimizer).map_err(failed)?;
+        let cache = open_cache(&settings, &feed).await?;
         let workers = match settings.workers {
             0 => available_parallelism().map_or(1, usize::from),
             workers => workers,
@@ -107,7 +114,15 @@ impl Node {
             max_connections: settings.max_connections,
         };
         let token = settings.token.as_ref().map(|secret| Token::new(secret.expose()));
-        let state = Arc::new(NodeState::new(cache, token, limits, settings.verify_ahead, workers));
+        let state = Arc::new(NodeState::new(
+            cache,
+            token,
+            feed,
+            settings.origins.clone(),
+            limits,
+            settings.verify_ahead,
+            workers,
+        ));
         let ready = Ready {
             data: listeners.iter().map(local).collect::<Result<_, _>>()?,
             admin: local(&admin_listener)?,
@@ -134,6 +149,9 @@ impl Node {
     /// Stops accepting, finishes running requests within the drain limit, and closes the cache.
     pub async fn stop(self) -> Result<(), NodeError> {
         self.data.stop().await;
+        let state = self.state.clone();
+        // Subscribers are told to come back; that takes a second at most.
+        drop(tokio::task::spawn_blocking(move || state.feed.stop()).await);
         self.admin.stop().await;
         self.state
             .cache()
@@ -165,7 +183,7 @@ fn check_exposure(settings: &NodeSettings) -> Result<(), NodeError> {
     }
 }
 
-async fn open_cache(settings: &NodeSettings) -> Result<RawDiskCache, NodeError> {
+async fn open_cache(settings: &NodeSettings, feed: &Feed) -> Result<RawDiskCache, NodeError> {
     let mut builder = RawDiskCache::builder(&settings.cache)
         .size(settings.size)
         .block_size(settings.block_size)
@@ -174,11 +192,21 @@ async fn open_cache(settings: &NodeSettings) -> Result<RawDiskCache, NodeError> 
         .format(settings.format)
         .verify_ahead(settings.verify_ahead)
         .scrub_rate(settings.scrub_rate)
-        .zero_copy(settings.zero_copy);
+        .zero_copy(settings.zero_copy)
+        .observer(feed.observer());
     if let Some(bytes) = settings.max_object {
         builder = builder.max_object(bytes);
     }
     builder.open().await.map_err(|source| NodeError::Cache { act: "opened", source })
+}
+
+/// What the node is called unless it was given a name.
+fn host_name() -> String {
+    #[cfg(unix)]
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    #[cfg(not(unix))]
+    let name = "node".to_owned();
+    name
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, NodeError> {

@@ -6,12 +6,16 @@ use straightway_cache::RawDiskCache;
 
 use crate::auth::Token;
 use crate::counters::{HttpStats, Shard};
+use crate::feed::Feed;
 
 /// The shared state of a node. Network threads hold it behind one `Arc` for each connection.
 #[derive(Debug)]
 pub struct NodeState {
     pub(crate) cache: RawDiskCache,
     pub(crate) token: Option<Token>,
+    pub(crate) feed: Feed,
+    /// Origins of pages that may talk to the admin listener, besides its own.
+    pub(crate) origins: Vec<String>,
     pub(crate) limits: Limits,
     /// Objects up to this many bytes are verified and in memory when the cache has opened them.
     pub(crate) verify_ahead: u64,
@@ -36,6 +40,8 @@ impl NodeState {
     pub(crate) fn new(
         cache: RawDiskCache,
         token: Option<Token>,
+        feed: Feed,
+        origins: Vec<String>,
         limits: Limits,
         verify_ahead: u64,
         workers: usize,
@@ -43,6 +49,8 @@ impl NodeState {
         Self {
             cache,
             token,
+            feed,
+            origins,
             limits,
             verify_ahead,
             shards: (0..workers.max(1)).map(|_| Shard::default()).collect(),

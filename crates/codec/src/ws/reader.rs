@@ -121,6 +121,14 @@ impl FrameReader {
         }
     }
 
+    /// The reader itself; what is left behind is one at the start of a connection. For owners that lend themselves while
+    /// they look at what was read.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        let fresh = Self::new(self.role, self.limits, self.deflate);
+        std::mem::replace(self, fresh)
+    }
+
     /// Whether a message or frame is incomplete.
     pub fn is_under_way(&self) -> bool {
         self.head_len > 0 || self.frame.is_some() || self.under_way.is_some()

@@ -1,20 +1,28 @@
 //! What the admin listener answers.
+use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use serde::Serialize;
 
 use super::table::Snapshot;
-use super::{metrics, objects, settings};
+use super::{events, metrics, objects, origin, purge, settings};
 use crate::http::problem::Problem;
 use crate::state::NodeState;
 
 /// The body of an admin answer.
-pub(super) type Answer = Full<Bytes>;
+pub(super) type Answer = UnsyncBoxBody<Bytes, Infallible>;
+
+/// A body in one piece.
+pub(super) fn full(body: Bytes) -> Answer {
+    Full::new(body).boxed_unsync()
+}
 
 const INDEX: &str = "\
 straightway admin listener
@@ -24,21 +32,36 @@ straightway admin listener
 /health/ready         200 while the node takes requests, 503 while it drains
 /api/stats            statistics as JSON
 /api/objects          stored objects as JSON: ?prefix=, ?limit=, ?cursor=
+/api/purge            POST a JSON object with key, prefix, tag or all: true
+/events               the live feed: WebSocket (straightway.v1.json, straightway.v1.rkyv) or server-sent events
 /api/config           settings that can change at run time: GET, PATCH
 ";
 
 /// Answers one request.
-pub(super) async fn answer(node: &Arc<NodeState>, request: Request<Incoming>) -> Response<Answer> {
-    route(node, request).await.unwrap_or_else(Problem::into_response)
+pub(super) async fn answer(
+    node: &Arc<NodeState>,
+    request: Request<Incoming>,
+    peer: Option<IpAddr>,
+) -> Response<Answer> {
+    route(node, request, peer)
+        .await
+        .unwrap_or_else(|problem| problem.into_response::<Bytes>().map(full))
 }
 
 async fn route(
     node: &Arc<NodeState>,
     request: Request<Incoming>,
+    peer: Option<IpAddr>,
 ) -> Result<Response<Answer>, Problem> {
     let path = request.uri().path();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !reads {
+        origin::check(node, request.headers())?;
+    }
     match path {
+        "/events" => events::answer(node, request, peer),
+        "/api/purge" if request.method() == Method::POST => purge::answer(node, request).await,
+        "/api/purge" => Err(Problem::method("POST")),
         "/api/config" if request.method() == Method::PATCH => settings::change(node, request).await,
         "/api/config" if !reads => Err(Problem::method("GET, HEAD, PATCH")),
         "/" | "/metrics" | "/health/live" | "/health/ready" | "/api/stats" | "/api/objects"
@@ -80,7 +103,7 @@ pub(super) fn json(document: &impl Serialize) -> Result<Response<Answer>, Proble
 }
 
 fn text(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Answer> {
-    let mut response = Response::new(Full::new(body));
+    let mut response = Response::new(full(body));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     // Numbers of this moment.

@@ -14,7 +14,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::table::{CACHE, COPIES, HTTP, Kind, POOL, Snapshot, Stat, ZERO_COPY};
+use super::table::{CACHE, COPIES, FEED, HTTP, Kind, POOL, Snapshot, Stat, ZERO_COPY};
 use crate::counters::{HttpStats, LATENCY_BOUNDS, METHODS, STATUSES};
 
 /// The content type of the answer.
@@ -42,6 +42,7 @@ impl Collector for Once {
         }
         group(&mut encoder, "copies", COPIES, &snapshot.copies)?;
         group(&mut encoder, "http", HTTP, &snapshot.http)?;
+        group(&mut encoder, "feed", FEED, &snapshot.feed)?;
         requests(&mut encoder, &snapshot.http)?;
         latency(&mut encoder, &snapshot.http)?;
         let uptime = ConstGauge::new(snapshot.uptime_s);

@@ -2,10 +2,14 @@
 //!
 //! It shares nothing with the network threads but the node's state, so that looking at a node does not slow it down.
 mod api;
+mod events;
 mod metrics;
 mod objects;
+mod origin;
+pub(crate) mod purge;
 mod settings;
 pub mod table;
+mod ticker;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -42,6 +46,7 @@ impl AdminServer {
     /// Begins to accept.
     pub(crate) fn start(node: &Arc<NodeState>, listener: TcpListener) -> Self {
         let (stop, stopped) = watch::channel(false);
+        tokio::spawn(ticker::run(node.clone(), stopped.clone()));
         let task = tokio::spawn(accept(node.clone(), listener, stopped));
         Self { stop, task }
     }
@@ -83,14 +88,16 @@ async fn accept(node: Arc<NodeState>, listener: TcpListener, mut stop: watch::Re
 }
 
 async fn serve(node: Arc<NodeState>, stream: TcpStream, mut stop: watch::Receiver<bool>) {
+    let peer = stream.peer_addr().ok().map(|peer| peer.ip());
     let service = service_fn(move |request| {
         let node = node.clone();
-        async move { Ok::<_, Infallible>(api::answer(&node, request).await) }
+        async move { Ok::<_, Infallible>(api::answer(&node, request, peer).await) }
     });
     let connection = Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => Ok(result),

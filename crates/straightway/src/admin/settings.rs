@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use straightway_cache::ZeroCopyConfig;
 
@@ -15,7 +16,7 @@ use crate::http::problem::Problem;
 use crate::http::require_token;
 use crate::state::NodeState;
 
-/// Largest PATCH body in bytes.
+/// Largest body in bytes.
 const MAX_BODY_BYTES: usize = 64 * 1024;
 
 /// The settings in force.
@@ -41,27 +42,32 @@ pub(super) fn current(node: &NodeState) -> Settings {
     Settings { mmap_threshold, enable_sendfile, adaptive }
 }
 
+/// Reads a request's body, a small JSON object of known fields.
+pub(super) async fn read_json<T: DeserializeOwned>(
+    request: Request<Incoming>,
+) -> Result<T, Problem> {
+    let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await;
+    let body = body.map_err(|error| {
+        let status = if error.is::<http_body_util::LengthLimitError>() {
+            StatusCode::PAYLOAD_TOO_LARGE
+        } else {
+            StatusCode::BAD_REQUEST
+        };
+        Problem::new(status, "the body could not be taken; send a small JSON object")
+    })?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|error| {
+        let detail = format!("the body is not a JSON object of what is known here: {error}");
+        Problem::new(StatusCode::BAD_REQUEST, detail)
+    })
+}
+
 /// Answers PATCH.
 pub(super) async fn change(
     node: &Arc<NodeState>,
     request: Request<Incoming>,
 ) -> Result<Response<Answer>, Problem> {
     require_token(node, request.headers())?;
-    let body =
-        Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await.map_err(|error| {
-            let status = if error.is::<http_body_util::LengthLimitError>() {
-                StatusCode::PAYLOAD_TOO_LARGE
-            } else {
-                StatusCode::BAD_REQUEST
-            };
-            Problem::new(status, "the body could not be taken; send a small JSON object")
-        })?;
-    let change: Change = serde_json::from_slice(&body.to_bytes()).map_err(|error| {
-        Problem::new(
-            StatusCode::BAD_REQUEST,
-            format!("the body is not a JSON object of known settings: {error}"),
-        )
-    })?;
+    let change: Change = read_json(request).await?;
     let manager = node.cache().zero_copy();
     let old = manager.config();
     manager.set_config(ZeroCopyConfig {

@@ -6,7 +6,11 @@ use serde_json::{Map, Value, json};
 use straightway_buffer::{CopyStats, PoolStats};
 use straightway_cache::{CacheInfo, CacheStats, ZeroCopyStats};
 
+use straightway_codec::TypeStats;
+use straightway_codec::optimizer::Plan;
+
 use crate::counters::HttpStats;
+use crate::feed::FeedStats;
 use crate::state::NodeState;
 
 /// Whether a number only grows, or goes up and down.
@@ -48,6 +52,7 @@ pub const CACHE: &[Stat<CacheStats>] = stats! {
     Counter misses "" "Lookups that did not." |s| s.misses;
     Counter stores "" "Objects stored." |s| s.stores;
     Counter removes "" "Objects removed on request." |s| s.removes;
+    Counter purged "" "Objects removed by purges." |s| s.purged;
     Counter evictions "" "Objects dropped to make room." |s| s.evictions;
     Counter expired "" "Objects whose lifetime had ended when they were met." |s| s.expired;
     Counter reinsertions "" "Objects copied forward because they were in use when their region was reclaimed." |s| s.reinsertions;
@@ -96,6 +101,7 @@ pub const COPIES: &[Stat<CopyStats>] = stats! {
     Counter relocate "bytes" "Objects copied to another place on the device." |s| s.relocate;
     Counter encrypt "bytes" "Objects copied into memory that encryption may read." |s| s.encrypt;
     Counter cursor "bytes" "Bytes copied into and out of buffers through cursors." |s| s.cursor;
+    Counter gather "bytes" "Short feed events copied one behind the other, once for all subscribers." |s| s.gather;
 };
 
 /// Statistics of the data listeners: group `http`. Requests by method and status and the latency histogram stand beside them.
@@ -114,6 +120,31 @@ pub const HTTP: &[Stat<HttpStats>] = stats! {
     Counter tls_failures "" "TLS handshakes that failed." |s| s.tls_failures;
 };
 
+/// Statistics of the live feed: group `feed`.
+pub const FEED: &[Stat<FeedStats>] = stats! {
+    Gauge subscribers "" "Subscribers." |s| s.subscribers;
+    Gauge streams "" "Streams of server-sent events." |s| s.streams;
+    Gauge head "" "The offset that the next event gets." |s| s.head;
+    Counter events "" "Events published." |s| s.events;
+    Gauge history_events "" "Events kept for those who resume." |s| s.history_events;
+    Gauge history_bytes "bytes" "Bytes of those." |s| s.history_bytes;
+    Counter accepted "" "Subscribers accepted." |s| s.accepted;
+    Counter refused "" "Subscribers refused for want of room." |s| s.refused;
+    Counter deliveries "" "Events handed to sockets." |s| s.deliveries;
+    Counter sent_bytes "bytes" "Bytes of those, frames included." |s| s.sent_bytes;
+    Counter writes "" "Writes that they took." |s| s.writes;
+    Counter gaps "" "Gaps told to subscribers." |s| s.gaps;
+    Counter expired "" "Events not sent because their lifetime had ended." |s| s.expired;
+    Counter overtaken "" "Urgent events that went ahead of others." |s| s.overtaken;
+    Counter lagging_closed "" "Subscribers disconnected because they fell behind." |s| s.lagging_closed;
+    Counter violations "" "Subscribers disconnected because they broke the protocol or a limit." |s| s.violations;
+    Counter silent "" "Subscribers disconnected because nothing was heard of them." |s| s.silent;
+    Counter json_encoded "" "Events written as JSON: once each, for all who read it." |s| s.json_encoded;
+    Counter zstd_encoded "" "Events compressed: once each." |s| s.zstd_encoded;
+    Counter fallbacks "" "Times that JSON was used in place of rkyv." |s| s.fallbacks;
+    Counter fallbacks_recovered "" "Peers that went back to rkyv." |s| s.fallbacks_recovered;
+};
+
 /// All numbers of a node at one moment.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
@@ -123,6 +154,8 @@ pub(crate) struct Snapshot {
     pub(crate) copies: CopyStats,
     pub(crate) info: CacheInfo,
     pub(crate) http: HttpStats,
+    pub(crate) feed: FeedStats,
+    pub(crate) encoding: Vec<(&'static str, TypeStats, Plan)>,
     pub(crate) uptime_s: f64,
 }
 
@@ -132,10 +165,15 @@ impl Snapshot {
         Self {
             cache: node.cache().stats(),
             zero_copy: node.cache().zero_copy_stats().await,
-            pools: vec![(pool.name().to_owned(), pool.stats())],
+            pools: vec![
+                (pool.name().to_owned(), pool.stats()),
+                ("feed".to_owned(), node.feed.forms().encoder.pool_stats()),
+            ],
             copies: straightway_buffer::copied(),
             info: node.cache().info().clone(),
             http: node.http_stats(),
+            feed: node.feed.stats(),
+            encoding: node.feed.forms().encoder.optimizer().report(),
             uptime_s: node.uptime().as_secs_f64(),
         }
     }
@@ -156,9 +194,33 @@ impl Snapshot {
         document.insert("copies".into(), Value::Object(group(COPIES, &self.copies)));
         document.insert("info".into(), info(&self.info));
         document.insert("http".into(), Value::Object(http));
+        document.insert("feed".into(), Value::Object(group(FEED, &self.feed)));
+        document.insert("encoding".into(), encoding(&self.encoding));
         document.insert("uptime_s".into(), self.uptime_s.into());
         Value::Object(document)
     }
+}
+
+/// What the optimizer knows of each type, and what it does about it.
+fn encoding(report: &[(&'static str, TypeStats, Plan)]) -> Value {
+    let types = report.iter().map(|(name, stats, plan)| {
+        let document = json!({
+            "count": stats.serialization_count,
+            "average_size": stats.average_size,
+            "average_ns": u64::try_from(stats.average_time.as_nanos()).unwrap_or(u64::MAX),
+            "compressed_from": stats.compressed_from,
+            "compressed_to": stats.compressed_to,
+            "reused": stats.reused,
+            "plan": {
+                "reserve": plan.reserve,
+                "pool": plan.pool,
+                "compress_from": plan.compress_from,
+                "cache_ms": plan.cache_ms,
+            },
+        });
+        ((*name).to_owned(), document)
+    });
+    Value::Object(types.collect())
 }
 
 /// What the cache found out when it was opened: does not change while the node runs.
@@ -196,6 +258,7 @@ pub fn markdown() -> String {
     rows(&mut out, "pool", "pools.NAME", POOL);
     rows(&mut out, "copies", "copies", COPIES);
     rows(&mut out, "http", "http", HTTP);
+    rows(&mut out, "feed", "feed", FEED);
     out
 }
 

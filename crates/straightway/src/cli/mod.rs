@@ -3,7 +3,9 @@ mod fsck;
 mod objects;
 mod output;
 mod probe;
+mod purge;
 mod serve;
+mod watch;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -70,6 +72,10 @@ enum Command {
     Stat(objects::Stat),
     /// Remove objects
     Rm(objects::Rm),
+    /// Purge objects by key, prefix or tag, or all of them: durable when it returns
+    Purge(purge::Purge),
+    /// Show what happens on a node as it happens
+    Watch(watch::Watch),
     /// Check a cache file that no node uses
     Fsck(fsck::Fsck),
     /// Measure a UDP path to another machine: loss, reordering, round trips, rates by size, path MTU
@@ -101,6 +107,8 @@ pub fn main() -> ExitCode {
         Command::Ls(ls) => talk(ls.run(&global)),
         Command::Stat(stat) => talk(stat.run(&global)),
         Command::Rm(rm) => talk(rm.run(&global)),
+        Command::Purge(purge) => talk(purge.run(&global)),
+        Command::Watch(watch) => talk(watch.run(&global)),
         Command::Fsck(fsck) => fsck.run(&global),
         Command::Probe(probe) => probe.run(&global),
     };

@@ -106,6 +106,17 @@ pub enum ClientError {
         #[source]
         source: std::io::Error,
     },
+    /// The node is there, but does not make a WebSocket of the connection.
+    #[error("{authority} does not open its feed: {reason}; is it the admin listener of a node?")]
+    Upgrade {
+        /// Host and port.
+        authority: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// A message of the feed cannot be read.
+    #[error("the feed cannot be read")]
+    Codec(#[source] straightway_codec::CodecError),
     /// The node's answer makes no sense.
     #[error("the node's answer is not understood: {reason}; is it a Straightway node?")]
     Answer {
@@ -231,9 +242,7 @@ impl Client {
         headers: HeaderMap,
         body: Option<Body>,
     ) -> Result<Reply, ClientError> {
-        let authority = self.base.authority().map(ToString::to_string).unwrap_or_default();
-        let connecting = self.connect(&authority);
-        let io = heard(&authority, "taken the connection", CONNECT_TIMEOUT, connecting).await?;
+        let (io, authority) = self.open().await?;
         let broken = |source| ClientError::Broken { authority: authority.clone(), source };
         let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
             .writev(true)
@@ -258,12 +267,8 @@ impl Client {
             }
         };
         insert(request.headers_mut(), header::HOST, authority.clone());
-        if let Some(token) = &self.token {
-            insert(
-                request.headers_mut(),
-                header::AUTHORIZATION,
-                format!("Bearer {}", token.expose()),
-            );
+        if let Some(Ok(bearer)) = self.bearer() {
+            request.headers_mut().insert(header::AUTHORIZATION, bearer);
         }
         let answer = async { sender.send_request(request).await.map_err(broken) };
         // A body takes as long as it takes; the network's own limits watch over it.
@@ -287,6 +292,21 @@ impl Client {
     ) -> Result<Reply, ClientError> {
         let reply = self.send(method.clone(), path, headers, body).await?;
         if reply.status.is_success() { Ok(reply) } else { Err(refused(method, key, reply).await) }
+    }
+
+    /// A connection of its own, and the authority to name on it.
+    pub(super) async fn open(&self) -> Result<(Pin<Box<dyn Io>>, String), ClientError> {
+        let authority = self.base.authority().map(ToString::to_string).unwrap_or_default();
+        let connecting = self.connect(&authority);
+        let io = heard(&authority, "taken the connection", CONNECT_TIMEOUT, connecting).await?;
+        Ok((io, authority))
+    }
+
+    /// The `Authorization` header, if there is a token.
+    pub(super) fn bearer(
+        &self,
+    ) -> Option<Result<http::HeaderValue, http::header::InvalidHeaderValue>> {
+        self.token.as_ref().map(|token| format!("Bearer {}", token.expose()).parse())
     }
 
     async fn connect(&self, authority: &str) -> Result<Pin<Box<dyn Io>>, ClientError> {
@@ -336,7 +356,7 @@ where
     })))
 }
 
-trait Io: AsyncRead + AsyncWrite + Send {}
+pub(super) trait Io: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Io for T {}
 
 fn trust(ca_file: Option<&std::path::Path>) -> Result<rustls::ClientConfig, String> {

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use straightway_cache::IoMode;
+use straightway_codec::OptimizerMode;
 use thiserror::Error;
 
-use crate::config::settings::{NodeSettings, Secret, TlsPaths};
+use crate::config::settings::{AccessLog, NodeSettings, Secret, TlsPaths};
 use crate::config::units::{duration, size};
 
 /// The file that is read when it exists and none was named.
@@ -112,6 +113,22 @@ options! {
     #[arg(long, env = "STRAIGHTWAY_IDLE_TIMEOUT", value_name = "DURATION")] idle_timeout,
     /// How long running requests may take to finish on SIGTERM [default: 30s]
     #[arg(long, env = "STRAIGHTWAY_DRAIN_TIMEOUT", value_name = "DURATION")] drain_timeout,
+    /// What the node calls itself in events [default: the host's name]
+    #[arg(long, env = "STRAIGHTWAY_NODE_NAME", value_name = "NAME")] node_name,
+    /// Encoded events that are kept for subscribers who resume [default: 64MiB]
+    #[arg(long, env = "STRAIGHTWAY_FEED_HISTORY", value_name = "SIZE")] feed_history,
+    /// Subscribers of the feed at a time [default: 10000]
+    #[arg(long, env = "STRAIGHTWAY_FEED_SUBSCRIBERS", value_name = "N")] feed_subscribers,
+    /// How long events are gathered for one write while many come [default: 2ms]
+    #[arg(long, env = "STRAIGHTWAY_FEED_WINDOW", value_name = "DURATION")] feed_window,
+    /// A silent subscriber is asked whether it is there after this long [default: 20s]
+    #[arg(long, env = "STRAIGHTWAY_FEED_HEARTBEAT", value_name = "DURATION")] feed_heartbeat,
+    /// Whether encoding follows what is measured: off, observe or on [default: on]
+    #[arg(long, env = "STRAIGHTWAY_FEED_OPTIMIZER", value_name = "MODE")] feed_optimizer,
+    /// Origins of pages that may use the admin listener besides its own, comma-separated
+    #[arg(long, env = "STRAIGHTWAY_ORIGINS", value_name = "ORIGINS")] origins,
+    /// Log of requests on standard error: off, text or json [default: off]
+    #[arg(long, env = "STRAIGHTWAY_ACCESS_LOG", value_name = "FORMAT")] access_log,
     /// Folder for a cluster node's identity and log [default: beside the cache file]
     #[arg(long, env = "STRAIGHTWAY_DATA_DIR", value_name = "DIR")] data_dir,
 }
@@ -194,7 +211,37 @@ impl ServeOptions {
         set(&mut s.header_timeout, "header_timeout", self.header_timeout.as_ref(), duration)?;
         set(&mut s.idle_timeout, "idle_timeout", self.idle_timeout.as_ref(), duration)?;
         set(&mut s.drain_timeout, "drain_timeout", self.drain_timeout.as_ref(), duration)?;
+        set(&mut s.node_name, "node_name", self.node_name.as_ref(), |text| {
+            Ok(Some(text.to_owned()))
+        })?;
+        self.feed(s)?;
         Ok(settings)
+    }
+
+    fn feed(&self, s: &mut NodeSettings) -> Result<(), ConfigError> {
+        let feed = &mut s.feed;
+        set(&mut feed.history_bytes, "feed_history", self.feed_history.as_ref(), |text| {
+            usize::try_from(size(text)?).map_err(|error| error.to_string())
+        })?;
+        let subscribers = self.feed_subscribers.as_ref();
+        set(&mut feed.max_subscribers, "feed_subscribers", subscribers, count)?;
+        set(&mut feed.flush_window, "feed_window", self.feed_window.as_ref(), duration)?;
+        set(&mut feed.heartbeat, "feed_heartbeat", self.feed_heartbeat.as_ref(), duration)?;
+        set(&mut s.optimizer, "feed_optimizer", self.feed_optimizer.as_ref(), |text| match text {
+            "off" => Ok(OptimizerMode::Off),
+            "observe" => Ok(OptimizerMode::Observe),
+            "on" => Ok(OptimizerMode::On),
+            _ => Err(format!("{text:?} is no mode; choose off, observe or on")),
+        })?;
+        set(&mut s.origins, "origins", self.origins.as_ref(), |text| {
+            Ok(text.split(',').map(|origin| origin.trim().to_owned()).collect())
+        })?;
+        set(&mut s.access_log, "access_log", self.access_log.as_ref(), |text| match text {
+            "off" => Ok(AccessLog::Off),
+            "text" => Ok(AccessLog::Text),
+            "json" => Ok(AccessLog::Json),
+            _ => Err(format!("{text:?} is no format; choose off, text or json")),
+        })
     }
 
     fn tls(&self) -> Result<Option<TlsPaths>, ConfigError> {

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use straightway_cache::{IoMode, ZeroCopyConfig};
+use straightway_codec::OptimizerMode;
+
+use crate::feed::FeedLimits;
 
 /// Everything that [`crate::node::run`] needs.
 #[derive(Debug, Clone)]
@@ -53,6 +56,28 @@ pub struct NodeSettings {
     pub max_connections: usize,
     /// Identity and log of a cluster node.
     pub data_dir: PathBuf,
+    /// What the node calls itself; the host's name when `None`.
+    pub node_name: Option<String>,
+    /// Limits of the live feed.
+    pub feed: FeedLimits,
+    /// Whether encoding follows what is measured.
+    pub optimizer: OptimizerMode,
+    /// Origins of pages that may use the admin listener, besides its own.
+    pub origins: Vec<String>,
+    /// Where requests are logged, and how.
+    pub access_log: AccessLog,
+}
+
+/// How requests are logged, one line each, on standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AccessLog {
+    /// Not at all.
+    #[default]
+    Off,
+    /// As text, in the combined format of other servers.
+    Text,
+    /// As JSON objects.
+    Json,
 }
 
 /// Where the certificate chain and its key lie, both PEM.
@@ -111,6 +136,11 @@ impl Default for NodeSettings {
             drain_timeout: Duration::from_secs(30),
             max_connections: 10_000,
             data_dir: PathBuf::from("./straightway.data"),
+            node_name: None,
+            feed: FeedLimits::default(),
+            optimizer: OptimizerMode::On,
+            origins: Vec::new(),
+            access_log: AccessLog::Off,
         }
     }
 }

@@ -44,7 +44,9 @@ impl Filter {
             return Err(BadFilter(format!("the prefix is longer than {MAX_PREFIX_BYTES} bytes")));
         }
         if wanted.tags.len() > MAX_TAGS || wanted.tags.iter().any(|tag| tag.len() > 1024) {
-            return Err(BadFilter(format!("more than {MAX_TAGS} tags, or one of more than 1024 bytes")));
+            return Err(BadFilter(format!(
+                "more than {MAX_TAGS} tags, or one of more than 1024 bytes"
+            )));
         }
         // A gap is always told: without it what follows would mean something else.
         let kinds = if kinds == 0 { u16::MAX } else { kinds | Kind::Gap.bit() };

@@ -11,9 +11,11 @@ mod hub;
 mod limits;
 mod publish;
 mod ring;
+mod view;
 
+pub(crate) use filter::from_query;
 pub use filter::{BadFilter, Filter};
+pub(crate) use hub::Reserved;
 pub use hub::{FeedStats, Subscriber};
 pub use limits::FeedLimits;
-pub(crate) use publish::{Feed, FeedObserver};
-pub(crate) use ring::{Ring, Slot};
+pub(crate) use publish::{Feed, FeedError, StreamSeat, now_ms};

@@ -1,14 +1,18 @@
 //! The log of encoded events.
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use straightway_buffer::SharedPacket;
+use straightway_buffer::{PooledBuffer, Reason, SharedPacket};
 use straightway_codec::event::{Event, Gap, Kind, Scope, Stats};
 use straightway_codec::ws::{MAX_HEAD_BYTES, Opcode, put_head, put_head_deflated};
 use straightway_codec::{
-    Codec, CodecError, Encoder, HEADER_BYTES, Header, JsonCodec, RkyvCodec, type_id, WireType,
+    Codec, CodecError, Encoder, Flags, HEADER_BYTES, HEADROOM, Header, JsonCodec, RkyvCodec,
+    WireType, type_id,
 };
+
+use super::publish::count;
 
 /// An event in all forms that were asked for. Each form is a whole WebSocket frame, made once.
 #[derive(Debug)]
@@ -25,6 +29,8 @@ pub(crate) struct Slot {
     head: usize,
     json: OnceLock<Text>,
     zstd: OnceLock<Option<SharedPacket>>,
+    /// The same event, marked as one that overtook others.
+    ahead: OnceLock<Box<Slot>>,
 }
 
 /// The JSON form: a text frame, and where its text begins.
@@ -45,12 +51,26 @@ pub(crate) enum Form {
     JsonDeflated,
 }
 
+/// Makes the forms, and counts how often: once an event and form, however many subscribers there are.
+#[derive(Debug)]
+pub(crate) struct Forms {
+    pub(crate) encoder: Encoder,
+    pub(super) json: AtomicU64,
+    pub(super) zstd: AtomicU64,
+}
+
+impl Forms {
+    pub(super) fn new(encoder: Encoder) -> Self {
+        Self { encoder, json: AtomicU64::new(0), zstd: AtomicU64::new(0) }
+    }
+}
+
 /// Texts below this length are not deflated: without a context they hardly shrink.
 const DEFLATE_FROM: usize = 1024;
 
 impl Slot {
     /// A slot for an encoded message, whose header is asked for all that it says.
-    pub(crate) fn new(message: straightway_buffer::PooledBuffer, kind: Kind, at: Duration) -> Result<Self, CodecError> {
+    pub(crate) fn new(message: PooledBuffer, kind: Kind, at: Duration) -> Result<Self, CodecError> {
         let (header, _) = Header::parse(&message)?;
         let len = message.len();
         let mut message = message;
@@ -65,6 +85,7 @@ impl Slot {
             frame: message.share(),
             json: OnceLock::new(),
             zstd: OnceLock::new(),
+            ahead: OnceLock::new(),
         })
     }
 
@@ -84,58 +105,81 @@ impl Slot {
     }
 
     /// The JSON text, without a frame around it.
-    pub(crate) fn text(&self, encoder: &Encoder) -> SharedPacket {
-        let text = self.json.get_or_init(|| self.make_json(encoder));
+    pub(crate) fn text(&self, forms: &Forms) -> SharedPacket {
+        let text = self.json.get_or_init(|| self.make_json(forms));
         text.frame.slice(text.head..)
     }
 
     /// The whole frame in a form; what cannot be made falls back to a form that can.
-    pub(crate) fn frame(&self, form: Form, encoder: &Encoder) -> &SharedPacket {
+    pub(crate) fn frame(&self, form: Form, forms: &Forms) -> &SharedPacket {
         match form {
             Form::Rkyv => &self.frame,
             Form::Zstd => {
-                let packed = self.zstd.get_or_init(|| self.make_zstd(encoder).ok().flatten());
+                let packed = self.zstd.get_or_init(|| self.make_zstd(forms).ok().flatten());
                 packed.as_ref().unwrap_or(&self.frame)
             }
-            Form::Json => &self.json.get_or_init(|| self.make_json(encoder)).frame,
+            Form::Json => &self.json.get_or_init(|| self.make_json(forms)).frame,
             Form::JsonDeflated => {
-                let text = self.json.get_or_init(|| self.make_json(encoder));
+                let text = self.json.get_or_init(|| self.make_json(forms));
                 text.deflated.as_ref().unwrap_or(&text.frame)
             }
         }
     }
 
-    fn make_zstd(&self, encoder: &Encoder) -> Result<Option<SharedPacket>, CodecError> {
-        let Some(mut packed) = encoder.compress::<Event>(self.message())? else { return Ok(None) };
+    /// The event as it is sent ahead of others: its offset says nothing about what was seen before.
+    pub(crate) fn ahead(&self, forms: &Forms) -> Result<&Slot, CodecError> {
+        if let Some(ahead) = self.ahead.get() {
+            return Ok(ahead);
+        }
+        let mut message = forms.encoder.pool().acquire(HEADROOM + self.message().len())?;
+        message.set_headroom(HEADROOM)?;
+        message.fill_from(self.message(), Reason::Gather);
+        Header::set_flags(&mut message, Flags::URGENT);
+        let slot = Self::new(message, self.kind, self.at)?;
+        Ok(self.ahead.get_or_init(|| Box::new(slot)))
+    }
+
+    fn make_zstd(&self, forms: &Forms) -> Result<Option<SharedPacket>, CodecError> {
+        count(&forms.zstd, 1);
+        let packed = forms.encoder.compress::<Event>(self.message())?;
+        let Some(mut packed) = packed else { return Ok(None) };
         put_head(&mut packed, Opcode::Binary)?;
         Ok(Some(packed.share()))
     }
 
-    fn make_json(&self, encoder: &Encoder) -> Text {
-        self.try_json(encoder).unwrap_or_else(|error| {
+    fn make_json(&self, forms: &Forms) -> Text {
+        self.try_json(forms).unwrap_or_else(|error| {
             tracing::warn!(%error, "an event could not be written as JSON");
             Text::default()
         })
     }
 
-    fn try_json(&self, encoder: &Encoder) -> Result<Text, CodecError> {
+    fn try_json(&self, forms: &Forms) -> Result<Text, CodecError> {
         let (header, payload) = Header::parse(self.message())?;
         let timestamp = header.time_us / 1000;
         let offset = header.offset;
-        let pool = encoder.pool();
+        count(&forms.json, 1);
+        let pool = forms.encoder.pool();
         let mut len = 2 * self.len() + 256;
         let mut buffer = loop {
             let mut buffer = pool.acquire(len)?;
             buffer.set_headroom(MAX_HEAD_BYTES)?;
             let done = if header.type_id == type_id(Stats::NAME) {
                 let body: Stats = RkyvCodec.decode(payload)?;
-                JsonCodec.encode_any(&Line { offset, kind: self.kind, key: Some(""), timestamp, body }, &mut buffer)
+                JsonCodec.encode_any(
+                    &Line { offset, kind: self.kind, key: Some(""), timestamp, body },
+                    &mut buffer,
+                )
             } else if header.type_id == type_id(Gap::NAME) {
                 let body: Gap = RkyvCodec.decode(payload)?;
-                JsonCodec.encode_any(&GapLine { offset, kind: self.kind, key: "", timestamp, node: "", body }, &mut buffer)
+                JsonCodec.encode_any(
+                    &GapLine { offset, kind: self.kind, key: "", timestamp, node: "", body },
+                    &mut buffer,
+                )
             } else {
                 let body: Event = RkyvCodec.decode(payload)?;
-                JsonCodec.encode_any(&EventLine { offset, timestamp, body }, &mut buffer)
+                let urgent = header.flags.has(Flags::URGENT);
+                JsonCodec.encode_any(&EventLine { offset, timestamp, urgent, body }, &mut buffer)
             };
             match done {
                 Err(CodecError::Full { .. }) => len *= 4,
@@ -199,6 +243,8 @@ impl<'a> Subject<'a> {
 struct EventLine {
     offset: u64,
     timestamp: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    urgent: bool,
     #[serde(flatten)]
     body: Event,
 }
@@ -239,7 +285,14 @@ pub(crate) struct Ring {
 
 impl Ring {
     pub(crate) fn new(max_bytes: usize, max_events: usize, max_age: Duration) -> Self {
-        Self { next: 1, slots: VecDeque::new(), bytes: 0, max_bytes, max_events: max_events.max(1), max_age }
+        Self {
+            next: 1,
+            slots: VecDeque::new(),
+            bytes: 0,
+            max_bytes,
+            max_events: max_events.max(1),
+            max_age,
+        }
     }
 
     /// The offset that the next event gets.
@@ -266,12 +319,6 @@ impl Ring {
             let Some(oldest) = self.slots.pop_front() else { break };
             self.bytes -= oldest.len();
         }
-    }
-
-    /// The event at an offset, if it is kept.
-    pub(crate) fn get(&self, offset: u64) -> Option<&Arc<Slot>> {
-        let index = offset.checked_sub(self.oldest())?;
-        self.slots.get(usize::try_from(index).ok()?)
     }
 
     /// The events from an offset on.

@@ -13,6 +13,7 @@ mod get;
 mod head;
 pub mod key;
 pub mod problem;
+pub(crate) mod purge;
 mod put;
 pub mod range;
 pub(crate) mod route;

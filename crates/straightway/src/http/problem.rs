@@ -77,7 +77,9 @@ impl Problem {
             CacheError::NoSpace { .. } | CacheError::DiskFull { .. } => {
                 StatusCode::INSUFFICIENT_STORAGE
             }
-            CacheError::Closed | CacheError::Buffer(_) => return Self::busy(error.to_string()),
+            CacheError::TooManyPurges { .. } | CacheError::Closed | CacheError::Buffer(_) => {
+                return Self::busy(error.to_string());
+            }
             // The rest is about files and devices; their names are for the log, not for clients.
             _ => {
                 return Self::new(

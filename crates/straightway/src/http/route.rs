@@ -11,10 +11,10 @@ use hyper::body::{Body as _, Incoming};
 use super::body::Body;
 use super::exchange::{Exchange, Phase};
 use super::problem::Problem;
-use super::{delete, get, put};
+use super::{delete, get, purge, put};
 
 /// Methods that a key answers.
-const ALLOW: &str = "GET, HEAD, PUT, DELETE";
+const ALLOW: &str = "GET, HEAD, PUT, DELETE, PURGE";
 
 /// Answers one request. Errors become answers, so that this never fails.
 pub(crate) async fn handle(
@@ -60,6 +60,8 @@ fn change<'a>(
         match parts.method {
             Method::PUT => put::answer(exchange, parts, body).await,
             Method::DELETE => delete::answer(exchange, parts).await,
+            // Not in any RFC, but what other caches call it.
+            ref method if method.as_str() == "PURGE" => purge::answer(exchange, parts).await,
             _ => Err(Problem::method(ALLOW)),
         }
     })
