@@ -182,6 +182,8 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("ping", "iputils-ping", "crosses the relay"),
     ("ethtool", "ethtool", "sets offloads of test cables"),
     ("c++", "g++", "builds the fuzzer's library"),
+    ("chromium", "chromium", "shows the dashboard"),
+    ("chromedriver", "chromium-driver", "acts on it"),
 ];
 
 fn packages(tally: &mut Tally, _slow: bool) {
@@ -244,13 +246,15 @@ fn count(tally: &mut Tally, _slow: bool) {
     tally.tests("count", &[&profile[..], &hand_out].concat(), &[]);
     let pool = ["--package", "straightway-buffer", "--test", "alloc_count"];
     tally.tests("count", &[&profile[..], &pool].concat(), &[]);
+    let codec = ["--package", "straightway-codec", "--test", "alloc_count"];
+    tally.tests("count", &[&profile[..], &codec].concat(), &[]);
     let packets = ["--package", "straightway-packet", "--test", "overlay_alloc"];
     let more = ["--test", "packets_alloc", "--test", "batch"];
     tally.tests("count", &[&profile[..], &packets, &more].concat(), &[]);
 }
 
 /// Fuzz targets, and how many seconds each is run here; whoever hunts for more gives the programs more.
-const FUZZ: &[&str] = &["frame", "reassemble", "overlay", "pcap"];
+const FUZZ: &[&str] = &["frame", "reassemble", "overlay", "pcap", "websocket", "archive"];
 const FUZZ_SECONDS: u32 = 4;
 
 /// Builds the targets with the compiler's own coverage (no nightly, no further tool), and runs each from its corpus.

@@ -19,6 +19,7 @@ use crate::observe::Removal;
 use crate::open::{Opened, open};
 use crate::purge::{Purge, Purged};
 use crate::read::Object;
+use crate::segment::space::Kind;
 use crate::stats::{CacheStats, ZeroCopyStats};
 use crate::threads::Threads;
 use crate::write::{Expect, ObjectWriter, StoreOptions, Stored};
@@ -33,6 +34,34 @@ struct Shared {
     core: Arc<Core>,
     threads: Threads,
     info: CacheInfo,
+}
+
+/// A run of adjacent regions that is filled from its start and freed as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its first region.
+    pub first_region: u32,
+    /// How many regions it takes.
+    pub regions: u32,
+    /// What is in it.
+    pub kind: SegmentKind,
+    /// Bytes of live extents in it, estimated.
+    pub live_bytes: u64,
+    /// Whether it is still being filled.
+    pub open: bool,
+}
+
+/// What a segment holds: objects below 64 KiB or larger ones, on their first life or kept because they were used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SegmentKind {
+    /// Small objects on their first life.
+    SmallNew,
+    /// Large objects on their first life.
+    LargeNew,
+    /// Small objects that were used.
+    SmallKept,
+    /// Large objects that were used.
+    LargeKept,
 }
 
 /// What a cache found out about itself when it was opened.
@@ -330,6 +359,24 @@ impl RawDiskCache {
     /// What was found at start.
     pub fn info(&self) -> &CacheInfo {
         &self.0.info
+    }
+
+    /// What the data area holds, segment by segment; regions that none of them names are free.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        let space = self.0.core.space.lock();
+        let info = |segment: &crate::segment::space::Segment| SegmentInfo {
+            first_region: segment.first,
+            regions: segment.regions,
+            kind: match segment.kind {
+                Kind::SmallProbation => SegmentKind::SmallNew,
+                Kind::LargeProbation => SegmentKind::LargeNew,
+                Kind::SmallMain => SegmentKind::SmallKept,
+                Kind::LargeMain => SegmentKind::LargeKept,
+            },
+            live_bytes: segment.live_bytes,
+            open: segment.open,
+        };
+        space.map.segments().map(info).collect()
     }
 
     /// Memory that descriptions of objects take now, in bytes.

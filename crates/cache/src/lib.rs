@@ -57,7 +57,7 @@ mod threads;
 mod write;
 mod zero_copy;
 
-pub use cache::{CacheInfo, RawDiskCache};
+pub use cache::{CacheInfo, RawDiskCache, SegmentInfo, SegmentKind};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use config::CacheBuilder;
 pub use error::CacheError;

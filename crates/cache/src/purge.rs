@@ -374,11 +374,10 @@ fn remove(core: &Arc<Core>, found: &mut Vec<Covered>) {
         }
         for (covered, answer) in under_way {
             match answer.blocking_recv() {
+                Ok(Ok(committed)) if committed.applied && covered.expired => {}
                 Ok(Ok(committed)) if committed.applied => {
-                    if !covered.expired {
-                        covered.live.tally.objects.fetch_add(1, Ordering::AcqRel);
-                        core.counters.purged.add(1);
-                    }
+                    covered.live.tally.objects.fetch_add(1, Ordering::AcqRel);
+                    core.counters.purged.add(1);
                 }
                 Ok(Ok(_)) => {
                     let moved = core.index.find(covered.hash);

@@ -1,5 +1,6 @@
 //! Trains the dictionary against which events are compressed, from events such as a cache of packages, models and media
 //! makes: `cargo run -p straightway-codec --example train_dictionary`.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on says so")]
 use std::path::Path;
 
 use straightway_buffer::{BufferPool, PoolConfig};

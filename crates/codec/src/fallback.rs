@@ -78,8 +78,12 @@ impl FallbackManager {
     /// assert_eq!(manager.stats().peer_lacks_rkyv, 1);
     /// assert!(manager.negotiate(["chat"].into_iter()).is_none());
     /// ```
-    pub fn negotiate<'a>(&self, offers: impl Iterator<Item = &'a str> + Clone) -> Option<Agreed> {
-        if offers.clone().next().is_none() {
+    pub fn negotiate<'a>(
+        &self,
+        mut offers: impl Iterator<Item = &'a str> + Clone,
+    ) -> Option<Agreed> {
+        let all = offers.clone();
+        if offers.next().is_none() {
             self.count(FallbackReason::NoOffer);
             return Some(Agreed { subprotocol: None, encoding: Encoding::Json, zstd: false });
         }
@@ -89,7 +93,7 @@ impl FallbackManager {
             (JSON_SUBPROTOCOL, Encoding::Json, false),
         ];
         let (name, encoding, zstd) =
-            known.into_iter().find(|(name, ..)| offers.clone().any(|offer| offer == *name))?;
+            known.into_iter().find(|(name, ..)| all.clone().any(|offer| offer == *name))?;
         if encoding == Encoding::Json {
             self.count(FallbackReason::PeerLacksRkyv);
         }

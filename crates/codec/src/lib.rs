@@ -51,3 +51,4 @@ pub use header::{Flags, HEADER_BYTES, Header, Priority};
 pub use json::JsonCodec;
 pub use optimizer::{OptimizationStrategy, OptimizerMode, SerializationOptimizer, TypeStats};
 pub use registry::{Checked, Read, RegistryBuilder, TypeInfo, TypeRegistry};
+pub use rkyv::string::ArchivedString;

@@ -1,4 +1,5 @@
 //! Allocations, counted: none to encode into a warm pool, none to look, none to frame and share.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on says so")]
 #[path = "../../packet/tests/counting/mod.rs"]
 mod counting;
 mod samples;

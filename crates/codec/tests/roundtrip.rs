@@ -1,4 +1,5 @@
 //! What is written is read: in place, rebuilt, as JSON, in envelopes, compressed, by other versions.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on says so")]
 mod samples;
 
 use std::sync::Arc;

@@ -33,6 +33,11 @@ const LATENCY_BOUNDS_NS: [u64; 14] = [
     30_000_000_000,
 ];
 
+/// The upper bound of a bucket in microseconds; a minute for the last, which has none.
+pub(crate) fn latency_bound_us(bucket: usize) -> u64 {
+    LATENCY_BOUNDS_NS.get(bucket).map_or(60_000_000, |ns| ns / 1000)
+}
+
 /// Why the node ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {

@@ -195,12 +195,12 @@ async fn requests_that_make_no_sense_here_are_refused() {
         .put("t", &format!("cache-tag: {tags}\r\n"), b"body")
         .await
         .assert_problem(400);
-    for method in ["POST", "PATCH", "OPTIONS", "TRACE", "PURGE"] {
+    for method in ["POST", "PATCH", "OPTIONS", "TRACE", "MERGE"] {
         let mut client = node.client().await;
         client.send(format!("{method} /n HTTP/1.1\r\nhost: t\r\ncontent-length: 0\r\n\r\n")).await;
         let reply = client.reply().await;
         reply.assert_problem(405);
-        assert_eq!(reply.header("allow"), Some("GET, HEAD, PUT, DELETE"));
+        assert_eq!(reply.header("allow"), Some("GET, HEAD, PUT, DELETE, PURGE"));
     }
     node.stop().await;
 }

@@ -67,7 +67,7 @@ impl Plan {
                     plan.reserve = u32::try_from(*size).unwrap_or(u32::MAX);
                 }
                 OptimizationStrategy::UsePool { type_name } if type_name == name => {
-                    plan.pool = true
+                    plan.pool = true;
                 }
                 OptimizationStrategy::Compress { type_name, threshold } if type_name == name => {
                     plan.compress_from = u16::try_from((*threshold).max(1)).unwrap_or(u16::MAX);

@@ -151,14 +151,13 @@ impl FrameReader {
         }
         let mut taken = 0;
         loop {
-            let mut frame = match self.frame {
-                Some(frame) => frame,
-                None => {
-                    let (used, frame) = self.read_head(&input[taken..])?;
-                    taken += used;
-                    let Some(frame) = frame else { return Ok((taken, None)) };
-                    frame
-                }
+            let mut frame = if let Some(frame) = self.frame {
+                frame
+            } else {
+                let (used, frame) = self.read_head(&input[taken..])?;
+                taken += used;
+                let Some(frame) = frame else { return Ok((taken, None)) };
+                frame
             };
             let start = taken;
             let len = (frame.len - frame.done).min(input.len() - start);

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use serde::Serialize;
 
 use super::table::Snapshot;
-use super::{events, metrics, objects, origin, purge, settings};
+use super::{dashboard, events, metrics, objects, origin, purge, regions, settings};
 use crate::http::problem::Problem;
 use crate::state::NodeState;
 
@@ -27,10 +27,12 @@ pub(super) fn full(body: Bytes) -> Answer {
 const INDEX: &str = "\
 straightway admin listener
 
+/                     the dashboard
 /metrics              statistics for Prometheus
 /health/live          200 while the process runs
 /health/ready         200 while the node takes requests, 503 while it drains
 /api/stats            statistics as JSON
+/api/regions          what the cache's regions hold
 /api/objects          stored objects as JSON: ?prefix=, ?limit=, ?cursor=
 /api/purge            POST a JSON object with key, prefix, tag or all: true
 /events               the live feed: WebSocket (straightway.v1.json, straightway.v1.rkyv) or server-sent events
@@ -64,12 +66,14 @@ async fn route(
         "/api/purge" => Err(Problem::method("POST")),
         "/api/config" if request.method() == Method::PATCH => settings::change(node, request).await,
         "/api/config" if !reads => Err(Problem::method("GET, HEAD, PATCH")),
-        "/" | "/metrics" | "/health/live" | "/health/ready" | "/api/stats" | "/api/objects"
+        "/api" | "/api/regions" | "/metrics" | "/health/live" | "/health/ready" | "/api/stats"
+        | "/api/objects"
             if !reads =>
         {
             Err(Problem::method("GET, HEAD"))
         }
-        "/" => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", INDEX.into())),
+        "/api" => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", INDEX.into())),
+        "/api/regions" => json(&regions::current(node)),
         "/metrics" => render_metrics(node).await,
         "/health/live" => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "live\n".into())),
         "/health/ready" if node.is_draining() => Err(Problem::busy("the node is draining")),
@@ -79,10 +83,14 @@ async fn route(
             json(&objects::list(node, request.uri().query().unwrap_or_default()).await?)
         }
         "/api/config" => json(&settings::current(node)),
-        _ => Err(Problem::new(
-            StatusCode::NOT_FOUND,
-            "there is no such resource; / lists what there is",
-        )),
+        other => match dashboard::file(other) {
+            Some(file) if reads => Ok(file),
+            Some(_) => Err(Problem::method("GET, HEAD")),
+            None => Err(Problem::new(
+                StatusCode::NOT_FOUND,
+                "there is no such resource; /api lists what there is",
+            )),
+        },
     }
 }
 

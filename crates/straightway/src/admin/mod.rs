@@ -2,11 +2,13 @@
 //!
 //! It shares nothing with the network threads but the node's state, so that looking at a node does not slow it down.
 mod api;
+mod dashboard;
 mod events;
 mod metrics;
 mod objects;
 mod origin;
 pub(crate) mod purge;
+mod regions;
 mod settings;
 pub mod table;
 mod ticker;

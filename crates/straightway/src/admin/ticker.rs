@@ -7,7 +7,7 @@ use straightway_codec::event::Stats;
 use tokio::sync::watch;
 
 use super::table::Snapshot;
-use crate::counters::{HttpStats, LATENCY_BOUNDS};
+use crate::counters::{HttpStats, latency_bound_us};
 use crate::state::NodeState;
 
 const PERIOD: Duration = Duration::from_secs(1);
@@ -29,11 +29,12 @@ pub(super) async fn run(node: Arc<NodeState>, mut stop: watch::Receiver<bool>) {
 
 /// A node's numbers, as the feed tells them.
 pub(super) fn stats(node: &NodeState, snapshot: &Snapshot) -> Stats {
-    let Snapshot { cache, zero_copy, pools, http, feed, uptime_s, .. } = snapshot;
+    let Snapshot { cache, zero_copy, pools, http, feed, .. } = snapshot;
     let sum = |read: fn(&PoolStats) -> u64| pools.iter().map(|(_, pool)| read(pool)).sum();
     Stats {
         node: node.feed.node().to_owned(),
-        uptime_ms: (uptime_s * 1000.0) as u64,
+        epoch: node.feed.epoch(),
+        uptime_ms: u64::try_from(node.uptime().as_millis()).unwrap_or(u64::MAX),
         objects: cache.objects,
         bytes: cache.bytes,
         capacity: cache.capacity,
@@ -54,24 +55,38 @@ pub(super) fn stats(node: &NodeState, snapshot: &Snapshot) -> Stats {
         pins_held: zero_copy.pins_held,
         connections: http.connections_open(),
         subscribers: feed.subscribers,
-        latency_p50_us: quantile_us(http, 0.5),
-        latency_p99_us: quantile_us(http, 0.99),
+        latency_p50_us: quantile_us(http, 500),
+        latency_p99_us: quantile_us(http, 990),
         pool_hits: sum(|pool| pool.hits),
         pool_misses: sum(|pool| pool.misses),
         checksum_failures: cache.checksum_failures,
     }
 }
 
-/// A quantile of the latency, as the upper bound of its bucket in microseconds; 0 without requests.
-fn quantile_us(http: &HttpStats, quantile: f64) -> u64 {
+/// A quantile of the latency, given in thousandths, as the upper bound of its bucket in microseconds; 0 without requests.
+fn quantile_us(http: &HttpStats, thousandths: u64) -> u64 {
     let total: u64 = http.latency.iter().sum();
-    let wanted = (total as f64 * quantile).ceil() as u64;
+    let wanted = (total * thousandths).div_ceil(1000).max(1);
     let mut seen = 0;
-    for (count, bound) in http.latency.iter().zip(LATENCY_BOUNDS.iter().chain([&60.0])) {
+    let bucket = http.latency.iter().position(|count| {
         seen += count;
-        if total > 0 && seen >= wanted.max(1) {
-            return (bound * 1e6) as u64;
-        }
+        seen >= wanted
+    });
+    bucket.map_or(0, latency_bound_us)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_the_bounds_of_their_buckets() {
+        let mut http = HttpStats::default();
+        assert_eq!(quantile_us(&http, 500), 0);
+        http.latency[0] = 98;
+        http.latency[2] = 1;
+        http.latency[14] = 1;
+        assert_eq!((quantile_us(&http, 500), quantile_us(&http, 990)), (50, 250));
+        assert_eq!(quantile_us(&http, 1000), 60_000_000);
     }
-    0
 }

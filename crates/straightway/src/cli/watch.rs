@@ -104,13 +104,8 @@ fn line(event: &Value, color: bool) -> String {
     let said = match kind {
         "stored" => {
             let size = human_bytes(event["len"].as_u64().unwrap_or(0));
-            let tags = event["tags"].as_array().map(|tags| {
-                tags.iter()
-                    .filter_map(Value::as_str)
-                    .map(|tag| format!(" #{tag}"))
-                    .collect::<String>()
-            });
-            let tags = tags.unwrap_or_default();
+            let tags = event["tags"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            let tags = tags.fold(String::new(), |line, tag| line + " #" + tag);
             format!("{}  {size} {}{tags}", text("key"), text("content_type"))
         }
         "purged" => match &*text("scope") {

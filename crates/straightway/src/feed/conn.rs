@@ -22,6 +22,7 @@ const MAX_WAITING: usize = 96;
 const MAX_SLICES: usize = 64;
 
 /// See the module's text.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Conn {
     pub(super) socket: TcpStream,
     pub(super) reader: FrameReader,

@@ -7,27 +7,19 @@
 //!
 //! A first event is written at once. While they come thick and fast a pass begins at most once in the flush window, so
 //! that what has come in between goes out in one write.
-use std::io::{self, Read as _};
-use std::net::{IpAddr, TcpStream as StdTcpStream};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use mio::net::TcpStream;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Poll, Token};
 use straightway_buffer::{Reason, SharedPacket};
-use straightway_codec::event::{
-    Gap, GapReason, Hello, Kind, OnLag, Subscribe, Subscribed, TypeEntry,
-};
-use straightway_codec::ws::{CloseCode, Incoming, Opcode, Violation, put_head};
-use straightway_codec::{
-    Agreed, Codec, CodecError, Encoding, Envelope, FallbackReason, JsonCodec, Stamp,
-};
+use straightway_codec::Stamp;
+use straightway_codec::event::{Gap, GapReason, Kind, OnLag};
+use straightway_codec::ws::{CloseCode, Opcode};
 
 use super::conn::{Conn, Wrote};
-use super::filter::{BadFilter, Filter};
-use super::publish::{Feed, SWEEP, Seat, Shared, URGENT_PRIORITY, count, now_ms};
+use super::publish::{SWEEP, Shared, URGENT_PRIORITY, count, now_ms};
 use super::ring::{Form, Slot};
 use super::view::{Filters, View};
 
@@ -41,123 +33,19 @@ const BURST_EVENTS: usize = 64;
 const BURST_BYTES: usize = 64 * 1024;
 /// Runs up to this many bytes are copied together, once for all who get them.
 const FLATTEN_BYTES: usize = 16 * 1024;
-/// Reads from one socket before others have their turn.
-const READS: usize = 4;
-/// Kernel memory for what a subscriber has not taken.
-const SEND_BUFFER_BYTES: usize = 128 * 1024;
 /// Sweeps that a message may take to arrive.
 const MAX_PARTIAL: u16 = 10;
 /// How long subscribers have to say goodbye when the node stops.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// What the feed does, in numbers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct FeedStats {
-    /// Subscribers now.
-    pub subscribers: u64,
-    /// Server-sent event streams now.
-    pub streams: u64,
-    /// The offset that the next event gets.
-    pub head: u64,
-    /// Events published.
-    pub events: u64,
-    /// Events kept for those who resume.
-    pub history_events: u64,
-    /// Their bytes.
-    pub history_bytes: u64,
-    /// Subscribers accepted.
-    pub accepted: u64,
-    /// Subscribers refused for want of room.
-    pub refused: u64,
-    /// Events handed to sockets.
-    pub deliveries: u64,
-    /// Bytes handed to sockets.
-    pub sent_bytes: u64,
-    /// Writes that took.
-    pub writes: u64,
-    /// Gaps told.
-    pub gaps: u64,
-    /// Events not sent because their lifetime had ended.
-    pub expired: u64,
-    /// Urgent events that went ahead of others.
-    pub overtaken: u64,
-    /// Subscribers disconnected because they fell behind and had asked for it.
-    pub lagging_closed: u64,
-    /// Subscribers disconnected because they broke the protocol or a limit.
-    pub violations: u64,
-    /// Subscribers disconnected because nothing was heard of them.
-    pub silent: u64,
-    /// Events written as JSON.
-    pub json_encoded: u64,
-    /// Events compressed.
-    pub zstd_encoded: u64,
-    /// Times that JSON was used in place of rkyv.
-    pub fallbacks: u64,
-    /// Peers that went back to rkyv.
-    pub fallbacks_recovered: u64,
-}
-
-/// A connection that was upgraded, with what was agreed on.
-#[derive(Debug)]
-pub struct Subscriber {
-    /// The socket.
-    pub stream: StdTcpStream,
-    /// Bytes that were read beyond the request.
-    pub unread: Bytes,
-    /// Encoding and compression.
-    pub agreed: Agreed,
-    /// Whether permessage-deflate was agreed on.
-    pub deflate: bool,
-    /// What it wants to hear.
-    pub wanted: Subscribe,
-}
-
-#[derive(Debug)]
-pub(super) struct Joining {
-    subscriber: Subscriber,
-    filter: Filter,
-    seat: Seat,
-}
-
-/// A place that was promised to a subscriber before its connection was upgraded.
-#[derive(Debug)]
-pub(crate) struct Reserved {
-    filter: Filter,
-    seat: Seat,
-}
-
-impl Feed {
-    /// Promises a place to a subscriber from `address`.
-    ///
-    /// # Errors
-    /// The filter makes no sense. `Ok(None)`: there is no room.
-    pub(crate) fn reserve(
-        &self,
-        wanted: &Subscribe,
-        address: Option<IpAddr>,
-    ) -> Result<Option<Reserved>, BadFilter> {
-        let filter = Filter::of(wanted)?;
-        Ok(self.shared.seat(address).map(|seat| Reserved { filter, seat }))
-    }
-
-    /// Hands a subscriber to the feed's thread.
-    pub(crate) fn join(&self, reserved: Reserved, subscriber: Subscriber) {
-        let Reserved { filter, seat } = reserved;
-        // Bounded by the seats.
-        self.shared.joining.lock().push(Joining { subscriber, filter, seat });
-        self.shared.wake();
-    }
-}
-
 /// See the module's text.
 pub(super) struct Hub {
-    shared: Arc<Shared>,
-    poll: Poll,
-    conns: Vec<Option<Box<Conn>>>,
-    free: Vec<usize>,
-    filters: Filters,
-    view: View,
+    pub(super) shared: Arc<Shared>,
+    pub(super) poll: Poll,
+    pub(super) conns: Vec<Option<Box<Conn>>>,
+    pub(super) free: Vec<usize>,
+    pub(super) filters: Filters,
+    pub(super) view: View,
     /// Where the pass that is under way stands.
     pass: Option<usize>,
     last_pass: Instant,
@@ -165,8 +53,8 @@ pub(super) struct Hub {
     dirty: bool,
     bursts: Vec<Burst>,
     /// Sockets that had more to say than was listened to.
-    talkative: Vec<usize>,
-    scratch: Vec<u8>,
+    pub(super) talkative: Vec<usize>,
+    pub(super) scratch: Vec<u8>,
     next_sweep: Instant,
     drained_by: Option<Instant>,
 }
@@ -282,7 +170,7 @@ impl Hub {
     }
 
     /// Looks at what was published since the last look.
-    fn catch_up(&mut self) {
+    pub(super) fn catch_up(&mut self) {
         if self.view.catch_up(&self.shared.ring.read()) {
             self.bursts.clear();
             self.filters.forget_before(self.view.oldest());
@@ -296,7 +184,7 @@ impl Hub {
         self.put_back(index, conn, outcome);
     }
 
-    fn put_back(&mut self, index: usize, conn: Box<Conn>, outcome: io::Result<()>) {
+    pub(super) fn put_back(&mut self, index: usize, conn: Box<Conn>, outcome: io::Result<()>) {
         match outcome {
             Ok(()) if !conn.is_over() => self.conns[index] = Some(conn),
             Ok(()) => self.let_go(index, *conn),
@@ -313,7 +201,7 @@ impl Hub {
         self.free.push(index);
     }
 
-    fn pump(&mut self, conn: &mut Conn) -> io::Result<()> {
+    pub(super) fn pump(&mut self, conn: &mut Conn) -> io::Result<()> {
         loop {
             if conn.blocked {
                 return Ok(());
@@ -354,7 +242,7 @@ impl Hub {
         Ok(true)
     }
 
-    fn send_gap(&self, conn: &mut Conn, to: u64, reason: GapReason) -> io::Result<()> {
+    pub(super) fn send_gap(&self, conn: &mut Conn, to: u64, reason: GapReason) -> io::Result<()> {
         let gap = Gap { from: conn.cursor, to, reason };
         count(&self.shared.counts.gaps, 1);
         conn.cursor = to;
@@ -489,291 +377,6 @@ impl Hub {
         Ok(true)
     }
 
-    /// Takes in those who joined.
-    fn welcome(&mut self) {
-        let joining = std::mem::take(&mut *self.shared.joining.lock());
-        if joining.is_empty() {
-            return;
-        }
-        self.catch_up();
-        for joining in joining {
-            if let Err(error) = self.take_in(joining) {
-                tracing::debug!(%error, "a subscriber went away at once");
-            }
-        }
-    }
-
-    fn take_in(&mut self, joining: Joining) -> io::Result<()> {
-        let Joining { subscriber, filter, seat } = joining;
-        let Subscriber { stream, unread, agreed, deflate, wanted } = subscriber;
-        stream.set_nonblocking(true)?;
-        // An answer of a few bytes must not wait for the acknowledgement of the one before.
-        stream.set_nodelay(true)?;
-        bound_kernel_memory(&stream)?;
-        let mut socket = TcpStream::from_std(stream);
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.conns.push(None);
-            self.conns.len() - 1
-        });
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(&mut socket, Token(index), interest) {
-            self.free.push(index);
-            return Err(error);
-        }
-        let max_message = self.shared.limits.max_message;
-        let mut conn = Conn::new(socket, agreed.encoding, agreed.zstd, deflate, max_message, seat);
-        conn.budget = self.full_budget();
-        conn.filter = self.filters.enter(filter);
-        let outcome = self.greet(&mut conn, &wanted, agreed.encoding, unread);
-        self.put_back(index, Box::new(conn), outcome);
-        Ok(())
-    }
-
-    fn greet(
-        &mut self,
-        conn: &mut Conn,
-        wanted: &Subscribe,
-        encoding: Encoding,
-        unread: Bytes,
-    ) -> io::Result<()> {
-        if encoding == Encoding::Rkyv {
-            let hello = self.hello().map_err(io::Error::other)?;
-            conn.queue_frame(hello)?;
-        }
-        self.place(conn, wanted)?;
-        let mut unread = Vec::from(unread);
-        self.hear(conn, &mut unread);
-        self.pump(conn)
-    }
-
-    /// Puts a subscriber where it wants to go on. Tells what it asked for and cannot get; answers whether that is
-    /// nothing.
-    fn place(&self, conn: &mut Conn, wanted: &Subscribe) -> io::Result<bool> {
-        conn.on_lag = wanted.on_lag;
-        let (oldest, next) = (self.view.oldest(), self.view.next());
-        let Some(from) = wanted.from else {
-            conn.cursor = next;
-            return Ok(true);
-        };
-        conn.cursor = from;
-        if wanted.epoch.is_some_and(|epoch| epoch != self.shared.epoch) {
-            self.send_gap(conn, oldest, GapReason::Restarted)?;
-            return Ok(false);
-        }
-        if from < oldest {
-            self.send_gap(conn, oldest, GapReason::Expired)?;
-            return Ok(false);
-        }
-        conn.cursor = from.min(next);
-        Ok(true)
-    }
-
-    fn hello(&self) -> Result<SharedPacket, CodecError> {
-        let shared = &self.shared;
-        let encode = || {
-            let types = shared.registry.types().map(|info| TypeEntry {
-                name: info.name.to_owned(),
-                id: info.id,
-                version: info.version,
-                fingerprint: info.fingerprint,
-            });
-            let millis = shared.limits.heartbeat.as_millis();
-            let hello = Hello {
-                node: shared.node.clone(),
-                epoch: shared.epoch,
-                head: self.view.next(),
-                oldest: self.view.oldest(),
-                heartbeat_ms: u32::try_from(millis).unwrap_or(u32::MAX),
-                max_message: u32::try_from(shared.limits.max_message).unwrap_or(u32::MAX),
-                dictionary: straightway_codec::compress::EVENTS.number(),
-                types: types.collect(),
-            };
-            let stamp = Stamp { offset: hello.head, time_us: now_ms() * 1000, ..Stamp::default() };
-            let mut message = shared.forms.encoder.encode(stamp, &hello)?;
-            put_head(&mut message, Opcode::Binary)?;
-            Ok(message)
-        };
-        // The same for all who come before the next event.
-        shared.forms.encoder.cached::<Hello>(self.view.next(), SWEEP, encode)
-    }
-
-    /// Reads what a subscriber says.
-    fn listen(&mut self, index: usize) {
-        let Some(mut conn) = self.conns.get_mut(index).and_then(Option::take) else { return };
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let mut outcome = Ok(());
-        let mut reads = 0;
-        loop {
-            if reads == READS {
-                self.talkative.push(index);
-                break;
-            }
-            reads += 1;
-            match conn.socket.read(&mut scratch) {
-                Ok(0) => {
-                    outcome = Err(io::ErrorKind::UnexpectedEof.into());
-                    break;
-                }
-                // What comes after the end is thrown away, so that the peer learns why it ended.
-                Ok(_) if conn.closing.is_some_and(|closing| closing.deaf) => {}
-                Ok(read) => self.hear(&mut conn, &mut scratch[..read]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    outcome = Err(error);
-                    break;
-                }
-            }
-        }
-        self.scratch = scratch;
-        let outcome = outcome.and_then(|()| self.pump(&mut conn));
-        self.put_back(index, conn, outcome);
-    }
-
-    /// Understands what a subscriber said.
-    fn hear(&mut self, conn: &mut Conn, bytes: &mut [u8]) {
-        conn.silent_for = 0;
-        conn.pinged = false;
-        let mut at = 0;
-        while at < bytes.len() {
-            // Out of the connection while its messages are looked at.
-            let mut reader = conn.reader.take();
-            let read = reader.read(&mut bytes[at..]);
-            let (taken, verdict) = match read {
-                Ok((taken, None)) => (taken, Ok(())),
-                Ok((taken, Some(incoming))) => (taken, self.answer(conn, incoming)),
-                Err(violation) => (bytes.len() - at, Err(violation)),
-            };
-            conn.reader = reader;
-            at += taken;
-            if let Err(violation) = verdict {
-                count(&self.shared.counts.violations, 1);
-                tracing::debug!(%violation, "a subscriber broke the protocol");
-                conn.close_deaf(violation.code, violation.what);
-                return;
-            }
-        }
-    }
-
-    fn answer(&mut self, conn: &mut Conn, incoming: Incoming<'_>) -> Result<(), Violation> {
-        if conn.closing.is_some() && !matches!(incoming, Incoming::Close(_)) {
-            return Ok(());
-        }
-        let (code, what) = match incoming {
-            Incoming::Pong(_) => return Ok(()),
-            Incoming::Close(why) => {
-                conn.agree(why.map(|(code, _)| code));
-                return Ok(());
-            }
-            Incoming::Ping(_) => (CloseCode::Policy, "more pings than are answered"),
-            _ => (CloseCode::TooMany, "more commands than are taken"),
-        };
-        conn.budget = conn.budget.checked_sub(1).ok_or(Violation { code, what })?;
-        match incoming {
-            Incoming::Ping(payload) => conn.queue(Opcode::Pong, payload),
-            Incoming::Text(text) => self.command_text(conn, text),
-            Incoming::Binary(bytes) => self.command(conn, bytes),
-            Incoming::Pong(_) | Incoming::Close(_) => Ok(()),
-        }
-        .map_err(|_| Violation { code: CloseCode::Policy, what: "answers that are not taken" })
-    }
-
-    fn command_text(&mut self, conn: &mut Conn, text: &str) -> io::Result<()> {
-        #[derive(serde::Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Command {
-            #[serde(default)]
-            id: String,
-            subscribe: Subscribe,
-        }
-        match serde_json::from_str::<Command>(text) {
-            Ok(command) => self.subscribe(conn, &command.id, &command.subscribe, Encoding::Json),
-            Err(error) => {
-                let error = format!("not a command: {error}; send {{\"subscribe\": {{...}}}}");
-                self.reply(
-                    conn,
-                    "",
-                    Subscribed { error: Some(error), ..Subscribed::default() },
-                    Encoding::Json,
-                )
-            }
-        }
-    }
-
-    /// A command in rkyv: the registry is asked what it is. One that cannot be read is answered in JSON.
-    fn command(&mut self, conn: &mut Conn, bytes: &[u8]) -> io::Result<()> {
-        let shared = self.shared.clone();
-        match Envelope::<Subscribe>::read(bytes, &shared.registry).and_then(|it| it.to_envelope()) {
-            Ok(envelope) => {
-                conn.peer.succeeded(&shared.fallback);
-                self.subscribe(conn, &envelope.id, &envelope.payload, conn.peer.encoding())
-            }
-            Err(error) => {
-                conn.peer.failed(&shared.fallback, FallbackReason::InvalidPayload);
-                let refused =
-                    Subscribed { error: Some(error.to_string()), ..Subscribed::default() };
-                self.reply(conn, "", refused, Encoding::Json)
-            }
-        }
-    }
-
-    fn subscribe(
-        &mut self,
-        conn: &mut Conn,
-        id: &str,
-        wanted: &Subscribe,
-        encoding: Encoding,
-    ) -> io::Result<()> {
-        let filter = match Filter::of(wanted) {
-            Ok(filter) => filter,
-            Err(error) => {
-                let refused =
-                    Subscribed { error: Some(error.to_string()), ..Subscribed::default() };
-                return self.reply(conn, id, refused, encoding);
-            }
-        };
-        let entered = self.filters.enter(filter);
-        self.filters.leave(std::mem::replace(&mut conn.filter, entered));
-        conn.stats_seen = 0;
-        let keeps_place = wanted.from.is_none();
-        let cursor = conn.cursor;
-        let resumed = self.place(conn, wanted)?;
-        if keeps_place {
-            // A new filter, not a new place: what is under way is not lost.
-            conn.cursor = cursor;
-        }
-        let epoch = self.shared.epoch;
-        self.reply(
-            conn,
-            id,
-            Subscribed { epoch, from: conn.cursor, resumed, error: None },
-            encoding,
-        )
-    }
-
-    fn reply(
-        &self,
-        conn: &mut Conn,
-        id: &str,
-        reply: Subscribed,
-        encoding: Encoding,
-    ) -> io::Result<()> {
-        let pool = self.shared.forms.encoder.pool();
-        let frame = match encoding {
-            Encoding::Rkyv => {
-                let envelope = Envelope::new(id, reply);
-                envelope.encode(pool).map(|message| (Opcode::Binary, message))
-            }
-            Encoding::Json => {
-                let text =
-                    serde_json::json!({ "type": "subscribed", "id": id, "subscribed": reply });
-                JsonCodec.encode(&text, pool).map(|message| (Opcode::Text, message))
-            }
-        };
-        let (opcode, message) = frame.map_err(io::Error::other)?;
-        conn.queue(opcode, &message)
-    }
-
     /// Looks after every subscriber, once a second.
     fn sweep(&mut self) {
         let limits = self.shared.limits;
@@ -810,7 +413,7 @@ impl Hub {
         }
     }
 
-    fn full_budget(&self) -> u16 {
+    pub(super) fn full_budget(&self) -> u16 {
         u16::try_from(self.shared.limits.commands_per_second.saturating_mul(2)).unwrap_or(u16::MAX)
     }
 
@@ -837,12 +440,4 @@ impl Hub {
     fn is_empty(&self) -> bool {
         self.free.len() == self.conns.len()
     }
-}
-
-/// Without a bound the kernel may let megabytes gather for each subscriber that does not read.
-fn bound_kernel_memory(stream: &StdTcpStream) -> io::Result<()> {
-    rustix::net::sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER_BYTES)?;
-    #[cfg(target_os = "linux")]
-    rustix::net::sockopt::set_tcp_user_timeout(stream, 30_000)?;
-    Ok(())
 }

@@ -11,11 +11,13 @@ mod hub;
 mod limits;
 mod publish;
 mod ring;
+mod seats;
+mod session;
 mod view;
 
 pub(crate) use filter::from_query;
 pub use filter::{BadFilter, Filter};
-pub(crate) use hub::Reserved;
-pub use hub::{FeedStats, Subscriber};
 pub use limits::FeedLimits;
 pub(crate) use publish::{Feed, FeedError, StreamSeat, now_ms};
+pub(crate) use seats::Reserved;
+pub use seats::{FeedStats, Subscriber};

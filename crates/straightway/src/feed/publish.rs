@@ -14,9 +14,10 @@ use straightway_codec::{
 };
 use tokio::sync::watch;
 
-use super::hub::{FeedStats, Hub, Joining};
+use super::hub::Hub;
 use super::limits::FeedLimits;
 use super::ring::{Forms, Ring, Slot};
+use super::seats::{FeedStats, Joining};
 use crate::http::etag;
 
 /// Idle bytes that the feed's buffer pool keeps.

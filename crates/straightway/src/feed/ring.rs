@@ -8,8 +8,8 @@ use straightway_buffer::{PooledBuffer, Reason, SharedPacket};
 use straightway_codec::event::{Event, Gap, Kind, Scope, Stats};
 use straightway_codec::ws::{MAX_HEAD_BYTES, Opcode, put_head, put_head_deflated};
 use straightway_codec::{
-    Codec, CodecError, Encoder, Flags, HEADER_BYTES, HEADROOM, Header, JsonCodec, RkyvCodec,
-    WireType, type_id,
+    ArchivedString, Codec, CodecError, Encoder, Flags, HEADER_BYTES, HEADROOM, Header, JsonCodec,
+    RkyvCodec, WireType, type_id,
 };
 
 use super::publish::count;
@@ -219,16 +219,16 @@ impl Slot {
 pub(crate) struct Subject<'a>(&'a straightway_codec::Archived<Event>);
 
 impl<'a> Subject<'a> {
-    pub(crate) fn key(&self) -> &'a str {
+    pub(crate) fn key(self) -> &'a str {
         self.0.key.as_str()
     }
 
-    pub(crate) fn tags(&self) -> impl Iterator<Item = &'a str> {
-        self.0.tags.iter().map(|tag| tag.as_str())
+    pub(crate) fn tags(self) -> impl Iterator<Item = &'a str> {
+        self.0.tags.iter().map(ArchivedString::as_str)
     }
 
     /// What `key` means if this is a purge.
-    pub(crate) fn purge(&self) -> Option<Scope> {
+    pub(crate) fn purge(self) -> Option<Scope> {
         let scope = match self.0.scope {
             straightway_codec::event::ArchivedScope::Key => Scope::Key,
             straightway_codec::event::ArchivedScope::Prefix => Scope::Prefix,

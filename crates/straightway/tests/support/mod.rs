@@ -195,8 +195,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Client<T> {
         let mut lines = head.trim_end().split("\r\n");
         let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let headers: Vec<(String, String)> = lines
-            .map(|line| line.split_once(": ").unwrap())
-            .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+            .map(|line| line.split_once(':').unwrap())
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
         let mut reply = Reply { status, headers, body: Vec::new() };
         if head_only || (100..200).contains(&status) || status == 204 || status == 304 {

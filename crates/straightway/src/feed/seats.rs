@@ -1,0 +1,109 @@
+//! Places for subscribers: promised before a connection is upgraded, taken with the socket.
+use std::net::{IpAddr, TcpStream as StdTcpStream};
+
+use bytes::Bytes;
+use straightway_codec::Agreed;
+use straightway_codec::event::Subscribe;
+
+use super::filter::{BadFilter, Filter};
+use super::publish::{Feed, Seat};
+
+/// What the feed does, in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FeedStats {
+    /// Subscribers now.
+    pub subscribers: u64,
+    /// Server-sent event streams now.
+    pub streams: u64,
+    /// The offset that the next event gets.
+    pub head: u64,
+    /// Events published.
+    pub events: u64,
+    /// Events kept for those who resume.
+    pub history_events: u64,
+    /// Their bytes.
+    pub history_bytes: u64,
+    /// Subscribers accepted.
+    pub accepted: u64,
+    /// Subscribers refused for want of room.
+    pub refused: u64,
+    /// Events handed to sockets.
+    pub deliveries: u64,
+    /// Bytes handed to sockets.
+    pub sent_bytes: u64,
+    /// Writes that took.
+    pub writes: u64,
+    /// Gaps told.
+    pub gaps: u64,
+    /// Events not sent because their lifetime had ended.
+    pub expired: u64,
+    /// Urgent events that went ahead of others.
+    pub overtaken: u64,
+    /// Subscribers disconnected because they fell behind and had asked for it.
+    pub lagging_closed: u64,
+    /// Subscribers disconnected because they broke the protocol or a limit.
+    pub violations: u64,
+    /// Subscribers disconnected because nothing was heard of them.
+    pub silent: u64,
+    /// Events written as JSON.
+    pub json_encoded: u64,
+    /// Events compressed.
+    pub zstd_encoded: u64,
+    /// Times that JSON was used in place of rkyv.
+    pub fallbacks: u64,
+    /// Peers that went back to rkyv.
+    pub fallbacks_recovered: u64,
+}
+
+/// A connection that was upgraded, with what was agreed on.
+#[derive(Debug)]
+pub struct Subscriber {
+    /// The socket.
+    pub stream: StdTcpStream,
+    /// Bytes that were read beyond the request.
+    pub unread: Bytes,
+    /// Encoding and compression.
+    pub agreed: Agreed,
+    /// Whether permessage-deflate was agreed on.
+    pub deflate: bool,
+    /// What it wants to hear.
+    pub wanted: Subscribe,
+}
+
+#[derive(Debug)]
+pub(super) struct Joining {
+    pub(super) subscriber: Subscriber,
+    pub(super) filter: Filter,
+    pub(super) seat: Seat,
+}
+
+/// A place that was promised to a subscriber before its connection was upgraded.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    filter: Filter,
+    seat: Seat,
+}
+
+impl Feed {
+    /// Promises a place to a subscriber from `address`.
+    ///
+    /// # Errors
+    /// The filter makes no sense. `Ok(None)`: there is no room.
+    pub(crate) fn reserve(
+        &self,
+        wanted: &Subscribe,
+        address: Option<IpAddr>,
+    ) -> Result<Option<Reserved>, BadFilter> {
+        let filter = Filter::of(wanted)?;
+        Ok(self.shared.seat(address).map(|seat| Reserved { filter, seat }))
+    }
+
+    /// Hands a subscriber to the feed's thread.
+    pub(crate) fn join(&self, reserved: Reserved, subscriber: Subscriber) {
+        let Reserved { filter, seat } = reserved;
+        // Bounded by the seats.
+        self.shared.joining.lock().push(Joining { subscriber, filter, seat });
+        self.shared.wake();
+    }
+}

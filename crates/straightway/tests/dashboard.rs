@@ -1,0 +1,216 @@
+//! The dashboard in a real browser (headless Chromium, driven through its WebDriver): numbers move under load, a purge
+//! from the page removes the object, and the loss of the node is shown and recovered from.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on says so")]
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use support::TestNode;
+use tokio::net::TcpStream;
+
+/// Generous: a browser takes its time.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+struct Browser {
+    driver: Child,
+    port: u16,
+    session: String,
+    profile: tempfile::TempDir,
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        drop(self.driver.kill());
+        drop(self.driver.wait());
+    }
+}
+
+impl Browser {
+    /// `None`, with a visible line, where there is no Chromium.
+    async fn start() -> Option<Self> {
+        let spawned = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        let Ok(mut driver) = spawned else {
+            println!(
+                "SKIP chromedriver is not installed; the dashboard was not tried in a browser"
+            );
+            return None;
+        };
+        let said = BufReader::new(driver.stdout.take().expect("piped")).lines();
+        let port = said
+            .map_while(Result::ok)
+            .find_map(|line| {
+                line.split("successfully on port ").nth(1)?.trim_end_matches('.').parse().ok()
+            })
+            .expect("its port");
+        let profile = tempfile::tempdir().expect("a folder");
+        let mut browser = Self { driver, port, session: String::new(), profile };
+        let arguments = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--window-size=1200,900",
+        ];
+        let mut arguments: Vec<String> = arguments.map(str::to_owned).to_vec();
+        arguments.push(format!("--user-data-dir={}", browser.profile.path().display()));
+        let wanted = json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": { "args": arguments } } } });
+        let session = browser.send("POST", "/session", &wanted).await;
+        session["sessionId"].as_str().expect("a session").clone_into(&mut browser.session);
+        Some(browser)
+    }
+
+    async fn send(&self, method: &str, path: &str, body: &Value) -> Value {
+        let mut client = support::Client::new(
+            TcpStream::connect(("127.0.0.1", self.port)).await.expect("connected"),
+        );
+        let body = if method == "POST" { body.to_string() } else { String::new() };
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        client.send(head).await;
+        let reply = client.reply().await;
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+        reply.json()["value"].clone()
+    }
+
+    async fn command(&self, path: &str, body: Value) -> Value {
+        self.send("POST", &format!("/session/{}/{path}", self.session), &body).await
+    }
+
+    /// The value of a piece of JavaScript.
+    async fn run(&self, script: &str) -> Value {
+        self.command("execute/sync", json!({ "script": script, "args": [] })).await
+    }
+
+    /// Waits until a piece of JavaScript says true.
+    async fn wait(&self, what: &str) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            if self.run(&format!("return !!({what})")).await == true {
+                return;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{what}\n{}",
+                self.run("return document.body.innerText").await
+            );
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_person_sees_what_happens_and_can_act() {
+    let Some(browser) = Browser::start().await else { return };
+    let node = TestNode::start().await;
+    node.put("kept/1", &vec![7; 100_000]).await;
+    node.put("gone/1", b"x").await;
+    let url = format!("http://{}/", node.admin());
+    browser.command("url", json!({ "url": url })).await;
+    browser.wait("document.getElementById('state').dataset.state === 'open'").await;
+    browser.wait("document.getElementById('objects').textContent === '2'").await;
+
+    // Numbers move while requests are made.
+    let requests = async {
+        loop {
+            for _ in 0..20 {
+                node.get("kept/1", "").await;
+            }
+            node.get("missing", "").await;
+        }
+    };
+    let seen = async {
+        browser
+            .wait("Number(document.getElementById('requests').textContent.replaceAll(',', '')) > 0")
+            .await;
+        browser.wait("/[1-9]/.test(document.getElementById('served').textContent)").await;
+        browser.wait("/%/.test(document.getElementById('hit_ratio').textContent)").await;
+        browser.wait("document.querySelector('[data-chart=requests] polyline').getAttribute('points').split(' ').length > 1").await;
+        browser.wait("document.querySelectorAll('#pools tbody tr').length >= 2").await;
+    };
+    tokio::select! { () = requests => {}, () = seen => {} }
+
+    // What is stored now is listed; the filter holds back what does not fit.
+    node.put("live/1", b"x").await;
+    browser.wait("[...document.querySelectorAll('#events .stored code')].some((e) => e.textContent === 'live/1')").await;
+    browser.run("document.getElementById('filter').value = 'other/'").await;
+    node.put("live/2", b"x").await;
+    node.put("other/1", b"x").await;
+    browser.wait("[...document.querySelectorAll('#events code')].some((e) => e.textContent === 'other/1')").await;
+    assert_eq!(browser.run("return [...document.querySelectorAll('#events code')].some((e) => e.textContent === 'live/2')").await, false);
+    browser.run("document.getElementById('filter').value = ''").await;
+
+    // A purge from the page.
+    browser.run("document.getElementById('purge-scope').value = 'prefix'; document.getElementById('purge-value').value = 'gone/'; document.querySelector('#purge button').click()").await;
+    browser.wait("document.getElementById('purge-said').textContent === '1 purged'").await;
+    assert_eq!(node.get("gone/1", "").await.status, 404);
+    browser.wait("[...document.querySelectorAll('#events .purged code')].some((e) => e.textContent === 'gone/*')").await;
+
+    // Configuration.
+    browser.run("document.getElementById('mmap_threshold').value = '131072'; document.querySelector('#config button').click()").await;
+    browser.wait("document.getElementById('config-said').textContent === 'in force'").await;
+    assert_eq!(
+        node.admin_client().await.get("api/config", "").await.json()["mmap_threshold"],
+        131_072
+    );
+
+    looks_right(&browser, &url).await;
+
+    // The node goes away, which is shown; it comes back, and so do the numbers.
+    let (data, admin, path) = (node.address(), node.admin(), node.cache_path());
+    let (running, dir) = node.into_node();
+    running.stop().await.expect("stopped");
+    browser.wait("document.getElementById('state').dataset.state === 'lost'").await;
+    let mut settings = support::settings(&dir);
+    (settings.listen, settings.admin, settings.cache) = (vec![data], admin, path);
+    let again = straightway::node::Node::start(settings).await.expect("started again");
+    browser.wait("document.getElementById('state').dataset.state === 'open'").await;
+    again.state().cache().store("back/1", bytes::Bytes::from_static(b"x")).await.expect("stored");
+    browser.wait("[...document.querySelectorAll('#events code')].some((e) => e.textContent === 'back/1')").await;
+    browser.send("DELETE", &format!("/session/{}", browser.session), &Value::Null).await;
+    again.stop().await.expect("stopped");
+}
+
+/// Light and dark, narrow screens, keyboard, and nothing from elsewhere.
+async fn looks_right(browser: &Browser, url: &str) {
+    let background = "return getComputedStyle(document.body).backgroundColor";
+    let scheme = |value: &str| json!({ "cmd": "Emulation.setEmulatedMedia", "params": { "features": [{ "name": "prefers-color-scheme", "value": value }] } });
+    browser.command("goog/cdp/execute", scheme("light")).await;
+    let light = browser.run(background).await;
+    browser.command("goog/cdp/execute", scheme("dark")).await;
+    assert_ne!(browser.run(background).await, light);
+    let narrow = json!({ "cmd": "Emulation.setDeviceMetricsOverride", "params": { "width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": true } });
+    browser.command("goog/cdp/execute", narrow).await;
+    assert_eq!(
+        browser.run("return document.documentElement.scrollWidth <= 360").await,
+        true,
+        "no sideways scrolling"
+    );
+    browser
+        .command(
+            "goog/cdp/execute",
+            json!({ "cmd": "Emulation.clearDeviceMetricsOverride", "params": {} }),
+        )
+        .await;
+    let unlabelled = "return [...document.querySelectorAll('input, select')].filter((e) => !e.labels.length).length";
+    assert_eq!(browser.run(unlabelled).await, 0);
+    let focusable = "const all = [...document.querySelectorAll('a, input, select, button, [tabindex]')]; \
+                     return all.every((e) => { e.focus(); return document.activeElement === e || e.disabled })";
+    assert_eq!(browser.run(focusable).await, true, "all by keyboard");
+    let elsewhere = format!(
+        "return performance.getEntriesByType('resource').filter((e) => !e.name.startsWith('{url}') && !e.name.startsWith('data:')).map((e) => e.name)"
+    );
+    assert_eq!(browser.run(&elsewhere).await, json!([]), "nothing is loaded from elsewhere");
+}
