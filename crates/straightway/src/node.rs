@@ -92,6 +92,7 @@ impl Node {
     /// Opens the cache and starts to serve.
     pub async fn start(settings: NodeSettings) -> Result<Self, NodeError> {
         check_exposure(&settings)?;
+        allow_many_sockets();
         let acceptor =
             settings.tls.as_ref().map(tls::acceptor).transpose().map_err(NodeError::Tls)?;
         // Ports first: opening a cache may take seconds, and may format a file.
@@ -198,6 +199,18 @@ async fn open_cache(settings: &NodeSettings, feed: &Feed) -> Result<RawDiskCache
         builder = builder.max_object(bytes);
     }
     builder.open().await.map_err(|source| NodeError::Cache { act: "opened", source })
+}
+
+/// Subscribers and connections are sockets: as many as the system allows, not as few as a shell asks for.
+fn allow_many_sockets() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+        if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+            tracing::debug!(%error, "the limit of open files stays as it is");
+        }
+    }
 }
 
 /// What the node is called unless it was given a name.

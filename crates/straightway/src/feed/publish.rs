@@ -29,9 +29,9 @@ pub(super) const URGENT_PRIORITY: u8 = 2;
 /// The node's numbers are worth nothing after this long, in milliseconds.
 const STATS_TTL_MS: u32 = 10_000;
 
-/// The live feed of a node.
+/// The live feed of a node; of use without one, too.
 #[derive(Debug)]
-pub(crate) struct Feed {
+pub struct Feed {
     pub(super) shared: Arc<Shared>,
     hub: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -95,16 +95,19 @@ fn now_us() -> u64 {
 
 /// Why a feed could not be started.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FeedError {
+#[non_exhaustive]
+pub enum FeedError {
+    /// Types or buffers.
     #[error("the feed's types or buffers cannot be set up")]
     Codec(#[from] CodecError),
+    /// Sockets or threads.
     #[error("the system refused what the feed's thread needs")]
     Io(#[from] std::io::Error),
 }
 
 impl Feed {
     /// Starts the feed's thread.
-    pub(crate) fn start(
+    pub fn start(
         node: String,
         limits: FeedLimits,
         mode: OptimizerMode,
@@ -144,8 +147,18 @@ impl Feed {
         Arc::new(FeedObserver(self.shared.clone()))
     }
 
+    /// Tells an event to all who want to hear it. Does not block: encoding takes less than a microsecond.
+    pub fn publish(&self, event: &EventRef<'_>) {
+        self.shared.publish(event, OBJECT_PRIORITY, 0);
+    }
+
+    /// As [`Self::publish`], of something that is worth nothing after `ttl_ms` milliseconds, or overtakes others.
+    pub fn publish_with(&self, event: &EventRef<'_>, priority: u8, ttl_ms: u32) {
+        self.shared.publish(event, priority, ttl_ms);
+    }
+
     /// Tells the node's numbers; older ones that were not sent yet are forgotten.
-    pub(crate) fn publish_stats(&self, stats: &Stats) {
+    pub fn publish_stats(&self, stats: &Stats) {
         self.shared.publish_stats(stats);
     }
 
@@ -165,12 +178,12 @@ impl Feed {
     }
 
     /// Its numbers.
-    pub(crate) fn stats(&self) -> FeedStats {
+    pub fn stats(&self) -> FeedStats {
         self.shared.stats_now()
     }
 
     /// Tells all subscribers to come back later, and ends the thread.
-    pub(crate) fn stop(&self) {
+    pub fn stop(&self) {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.head.send_modify(|_| {});
         self.shared.wake();

@@ -80,7 +80,7 @@ pub(super) struct Joining {
 
 /// A place that was promised to a subscriber before its connection was upgraded.
 #[derive(Debug)]
-pub(crate) struct Reserved {
+pub struct Reserved {
     filter: Filter,
     seat: Seat,
 }
@@ -90,7 +90,7 @@ impl Feed {
     ///
     /// # Errors
     /// The filter makes no sense. `Ok(None)`: there is no room.
-    pub(crate) fn reserve(
+    pub fn reserve(
         &self,
         wanted: &Subscribe,
         address: Option<IpAddr>,
@@ -100,7 +100,7 @@ impl Feed {
     }
 
     /// Hands a subscriber to the feed's thread.
-    pub(crate) fn join(&self, reserved: Reserved, subscriber: Subscriber) {
+    pub fn join(&self, reserved: Reserved, subscriber: Subscriber) {
         let Reserved { filter, seat } = reserved;
         // Bounded by the seats.
         self.shared.joining.lock().push(Joining { subscriber, filter, seat });
