@@ -49,6 +49,10 @@ enum Bench {
     Packet,
     /// UDP packets a second, beside iperf3; as root
     Udp,
+    /// Encoding and reading events, beside JSON, postcard and prost
+    Codec,
+    /// Events to many subscribers, beside Bun, ws, tokio-tungstenite and axum
+    Feed,
     /// All of them
     All,
 }
@@ -71,6 +75,19 @@ fn main() -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Where rivals in JavaScript are put.
+const RIVALS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench-js");
+
+/// Bun and ws, from npm; without it the others are measured without them.
+fn install_rivals() {
+    println!("installing bun and ws into {RIVALS} (npm install)");
+    let made = std::fs::create_dir_all(RIVALS);
+    let packages = ["install", "--no-audit", "--no-fund", "--prefix", RIVALS, "bun@1.4", "ws@8"];
+    if made.is_err() || !Command::new("npm").args(packages).status().is_ok_and(|s| s.success()) {
+        println!("npm did not install them; they are left out");
+    }
+}
+
 fn bench(what: Bench) -> bool {
     let bins: &[&str] = match what {
         Bench::Lookup => &["lookup"],
@@ -78,14 +95,19 @@ fn bench(what: Bench) -> bool {
         Bench::Pool => &["pool"],
         Bench::Packet => &["packet"],
         Bench::Udp => &["udp"],
-        Bench::All => &["lookup", "http", "pool", "packet", "udp"],
+        Bench::Codec => &["codec"],
+        Bench::Feed => &["feed"],
+        Bench::All => &["lookup", "http", "pool", "packet", "udp", "codec", "feed"],
     };
     let cargo = || Command::new("cargo");
+    if bins.contains(&"feed") {
+        install_rivals();
+    }
     // The node that is measured; the rivals are built in their own workspace.
     let built = cargo().args(["build", "--release", "--package", "straightway"]).status();
     built.is_ok_and(|status| status.success())
         && bins.iter().all(|bin| {
             let run = ["run", "--release", "--manifest-path", "bench/Cargo.toml", "--bin", bin];
-            cargo().args(run).status().is_ok_and(|status| status.success())
+            cargo().args(run).env("BENCH_JS", RIVALS).status().is_ok_and(|status| status.success())
         })
 }

@@ -1,4 +1,5 @@
 //! `cargo xtask test`: every step in order, each timed, with one closing line.
+mod autobahn;
 mod output;
 
 use std::collections::BTreeSet;
@@ -10,6 +11,10 @@ use output::Seen;
 /// What may be skipped even where CI runs: how its line begins, and why.
 const MAY_SKIP: &[(&str, &str)] = &[
     ("SKIP cargo-deny ", "takes minutes to build; run by those who release"),
+    (
+        "SKIP autobahn ",
+        "the suite is written for Python 2.7; the same cases are tests of the codec",
+    ),
     ("SKIP miri ", "needs a nightly toolchain, which users need not have"),
 ];
 
@@ -50,6 +55,7 @@ const STEPS: &[Step] = &[
             &environment,
         );
     }),
+    ("autobahn", autobahn),
     ("miri", miri),
     ("fuzz", fuzz),
     ("tidy", |tally, _| tally.note("tidy", crate::tidy::run())),
@@ -286,6 +292,26 @@ fn fuzz(tally: &mut Tally, _slow: bool) {
         let shown = |line: &&str| !good || line.starts_with("stat::number_of_executed");
         said.lines().filter(shown).for_each(|line| println!("{target}: {line}"));
         tally.note(target, made.is_ok() && good);
+    }
+}
+
+/// The Autobahn suite, where there is a Python that runs it.
+fn autobahn(tally: &mut Tally, _slow: bool) {
+    match autobahn::run() {
+        autobahn::Outcome::Skipped(line) => drop(tally.skips.insert(line)),
+        autobahn::Outcome::Broken(why) => {
+            println!("autobahn: {why}");
+            tally.note("autobahn", false);
+        }
+        autobahn::Outcome::Judged(counts, failed) => {
+            println!("autobahn: {counts:?}");
+            failed.iter().for_each(|case| println!("autobahn: {case}"));
+            tally.passed += counts.values().sum::<usize>() as u64 - failed.len() as u64;
+            tally.failed += failed.len() as u64;
+            if !failed.is_empty() {
+                tally.broken.insert("autobahn");
+            }
+        }
     }
 }
 

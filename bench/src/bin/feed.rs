@@ -4,7 +4,7 @@
 //! the client is this process on core 1 and throws away what it gets (MSG_TRUNC), but for the first and the last
 //! subscriber, whose messages it looks at for their delay. A contestant that does not deliver every byte is not shown.
 //!
-//! `feed` runs all; `feed serve NAME PORT` is a server. Bun and ws must lie in `$BENCH_JS/node_modules`.
+//! `feed` runs all, `$BENCH_ROUNDS` times (3), and shows medians; `feed serve NAME PORT` is a server. Bun and ws must lie in `$BENCH_JS/node_modules`.
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -13,7 +13,6 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const PAYLOAD: usize = 1024;
-const ROUNDS: usize = 3;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -70,6 +69,7 @@ struct Case {
 
 fn compare() {
     pin(1);
+    let rounds = std::env::var("BENCH_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
     let cases = [
         Case { clients: 100, events: 2000, burst: 1, gap_us: 2000 },
         Case { clients: 100, events: 10_000, burst: 10, gap_us: 5000 },
@@ -81,7 +81,7 @@ fn compare() {
     println!("| subscribers | burst | server | µs CPU a delivery (user + system) | last subscriber p50 / p99 ms | KiB an idle subscriber |\n|---|---|---|---|---|---|");
     for case in &cases {
         let mut rows: HashMap<&str, Vec<Row>> = HashMap::new();
-        for round in 0..ROUNDS {
+        for round in 0..rounds {
             for n in 0..CONTESTANTS.len() {
                 let contestant = &CONTESTANTS[(n + round) % CONTESTANTS.len()];
                 match run(contestant, case) {

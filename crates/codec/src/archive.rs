@@ -9,7 +9,9 @@
 //! recursion are refused by review (rkyv#684: deep nesting overflows the stack).
 use std::cell::RefCell;
 
-use rkyv::api::low::{LowDeserializer, LowSerializer, LowValidator, access};
+use rkyv::api::low::{
+    LowDeserializer, LowSerializer, LowValidator, access, to_bytes_in_with_alloc,
+};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Failure;
 use rkyv::ser::allocator::{Arena, ArenaHandle};
@@ -18,7 +20,7 @@ use straightway_buffer::{BufferPool, PoolConfig, PooledBuffer};
 
 use crate::codec::Codec;
 use crate::error::CodecError;
-use crate::sink::Sink;
+use crate::sink::{Sink, append};
 
 const _: () = assert!(
     align_of::<rkyv::Archived<u64>>() == 1 && size_of::<rkyv::Archived<usize>>() == 4,
@@ -98,23 +100,15 @@ impl RkyvCodec {
     where
         T: for<'a, 'b> Serialize<LowSerializer<&'a mut Sink<'b>, ArenaHandle<'a>, Failure>>,
     {
-        let start = into.len();
-        let mut sink = Sink::new(into);
-        let done = with_arena(|arena| {
-            rkyv::api::low::to_bytes_in_with_alloc::<_, _, Failure>(
-                value,
-                &mut sink,
-                arena.acquire(),
-            )
-            .map(drop)
-        });
-        let full = sink.is_full();
-        if done.is_err() || full {
-            let capacity = into.capacity();
-            into.set_len(start)?;
-            return Err(CodecError::Full { capacity });
-        }
-        Ok(into.len() - start)
+        let (len, done) = append(into, |sink| {
+            with_arena(|arena| {
+                let handle = arena.acquire();
+                to_bytes_in_with_alloc::<_, _, Failure>(value, sink, handle).map(drop)
+            })
+        })?;
+        // Nothing but the room can fail: plain types have no conditions.
+        done.map_err(|_| CodecError::Invalid { name: std::any::type_name::<T>(), len })?;
+        Ok(len)
     }
 }
 

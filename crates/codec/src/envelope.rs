@@ -8,7 +8,7 @@ use crate::codec::{Codec, with_room};
 use crate::error::CodecError;
 use crate::header::{Flags, HEADER_BYTES, Header, Priority};
 use crate::registry::TypeRegistry;
-use crate::sink::Sink;
+use crate::sink::append;
 
 /// How a payload is written.
 #[derive(
@@ -249,8 +249,7 @@ impl<T: WireType> Received<'_, T> {
 
 fn put(into: &mut PooledBuffer, bytes: &[u8]) -> Result<(), CodecError> {
     use std::io::Write as _;
-    let capacity = into.capacity();
-    Sink::new(into).write_all(bytes).map_err(|_| CodecError::Full { capacity })
+    append(into, |sink| sink.write_all(bytes)).map(drop)
 }
 
 /// What follows a header: the extension, if there is one, and the payload.

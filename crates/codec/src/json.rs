@@ -5,7 +5,7 @@ use straightway_buffer::PooledBuffer;
 
 use crate::codec::Codec;
 use crate::error::CodecError;
-use crate::sink::Sink;
+use crate::sink::append;
 
 /// JSON through serde. Unknown fields are passed over, missing ones take their default where the type says so.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -22,22 +22,13 @@ impl JsonCodec {
         into: &mut PooledBuffer,
     ) -> Result<usize, CodecError> {
         let start = into.len();
-        let mut sink = Sink::new(into);
-        let done = serde_json::to_writer(&mut sink, value);
-        let full = sink.is_full();
-        match done {
-            Ok(()) => Ok(into.len() - start),
-            Err(error) => {
-                let capacity = into.capacity();
-                into.set_len(start)?;
-                let name = std::any::type_name::<T>();
-                Err(if full {
-                    CodecError::Full { capacity }
-                } else {
-                    CodecError::Json { name, reason: error.to_string() }
-                })
-            }
+        let (len, done) = append(into, |sink| serde_json::to_writer(sink, value))?;
+        if let Err(error) = done {
+            into.set_len(start)?;
+            let name = std::any::type_name::<T>();
+            return Err(CodecError::Json { name, reason: error.to_string() });
         }
+        Ok(len)
     }
 }
 

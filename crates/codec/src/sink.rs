@@ -5,13 +5,16 @@ use rkyv::rancor::{Source, fail};
 use rkyv::ser::{Positional, Writer};
 use straightway_buffer::PooledBuffer;
 
+use crate::error::CodecError;
+
 /// Appends to a buffer; positions count from where it was made.
 ///
 /// What is written is produced there and not copied from another buffer, so that it is not counted as copied.
 #[derive(Debug)]
 pub struct Sink<'a> {
-    buffer: &'a mut PooledBuffer,
-    base: usize,
+    /// The buffer's memory behind what was in it.
+    room: &'a mut [u8],
+    at: usize,
     full: bool,
 }
 
@@ -19,37 +22,51 @@ pub struct Sink<'a> {
 #[error("the buffer is full")]
 struct Full;
 
-impl<'a> Sink<'a> {
-    pub(crate) fn new(buffer: &'a mut PooledBuffer) -> Self {
-        let base = buffer.len();
-        Self { buffer, base, full: false }
+/// Lets `write` append to a buffer; answers with the number of bytes, and what it said.
+///
+/// # Errors
+/// [`CodecError::Full`]; the buffer is then as it was.
+pub(crate) fn append<T>(
+    into: &mut PooledBuffer,
+    write: impl FnOnce(&mut Sink<'_>) -> T,
+) -> Result<(usize, T), CodecError> {
+    let start = into.len();
+    let mut sink = Sink { room: &mut into.as_mut_capacity()[start..], at: 0, full: false };
+    let outcome = write(&mut sink);
+    let Sink { at, full, .. } = sink;
+    if full {
+        return Err(CodecError::Full { capacity: into.capacity() });
     }
+    into.set_len(start + at)?;
+    Ok((at, outcome))
+}
 
-    /// Whether something did not fit.
-    pub(crate) fn is_full(&self) -> bool {
-        self.full
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> bool {
-        let start = self.buffer.len();
-        let end = start + bytes.len();
-        self.full |= self.buffer.set_len(end).is_err();
-        if !self.full {
-            self.buffer[start..end].copy_from_slice(bytes);
+impl Sink<'_> {
+    fn put(&mut self, bytes: &[u8]) -> bool {
+        let end = self.at + bytes.len();
+        match self.room.get_mut(self.at..end) {
+            Some(room) if !self.full => {
+                room.copy_from_slice(bytes);
+                self.at = end;
+                true
+            }
+            _ => {
+                self.full = true;
+                false
+            }
         }
-        !self.full
     }
 }
 
 impl Positional for Sink<'_> {
     fn pos(&self) -> usize {
-        self.buffer.len() - self.base
+        self.at
     }
 }
 
 impl<E: Source> Writer<E> for Sink<'_> {
     fn write(&mut self, bytes: &[u8]) -> Result<(), E> {
-        if !self.append(bytes) {
+        if !self.put(bytes) {
             fail!(Full);
         }
         Ok(())
@@ -58,7 +75,7 @@ impl<E: Source> Writer<E> for Sink<'_> {
 
 impl io::Write for Sink<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.append(bytes) { Ok(bytes.len()) } else { Err(io::ErrorKind::WriteZero.into()) }
+        if self.put(bytes) { Ok(bytes.len()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
     fn flush(&mut self) -> io::Result<()> {

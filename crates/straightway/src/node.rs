@@ -12,6 +12,7 @@ use crate::admin::AdminServer;
 use crate::auth::Token;
 use crate::config::settings::NodeSettings;
 use crate::feed::{Feed, FeedError};
+use crate::http::access::AccessLogger;
 use crate::server::tls::TlsError;
 use crate::server::{DataServer, drain, is_loopback, listen, tls};
 use crate::state::{Limits, NodeState};
@@ -115,10 +116,13 @@ impl Node {
             max_connections: settings.max_connections,
         };
         let token = settings.token.as_ref().map(|secret| Token::new(secret.expose()));
+        let access = AccessLogger::start(settings.access_log)
+            .map_err(|source| NodeError::System { what: "a thread for the access log", source })?;
         let state = Arc::new(NodeState::new(
             cache,
             token,
             feed,
+            access,
             settings.origins.clone(),
             limits,
             settings.verify_ahead,

@@ -7,6 +7,7 @@ use straightway_cache::RawDiskCache;
 use crate::auth::Token;
 use crate::counters::{HttpStats, Shard};
 use crate::feed::Feed;
+use crate::http::access::AccessLogger;
 
 /// The shared state of a node. Network threads hold it behind one `Arc` for each connection.
 #[derive(Debug)]
@@ -14,6 +15,7 @@ pub struct NodeState {
     pub(crate) cache: RawDiskCache,
     pub(crate) token: Option<Token>,
     pub(crate) feed: Feed,
+    pub(crate) access: Option<AccessLogger>,
     /// Origins of pages that may talk to the admin listener, besides its own.
     pub(crate) origins: Vec<String>,
     pub(crate) limits: Limits,
@@ -41,6 +43,7 @@ impl NodeState {
         cache: RawDiskCache,
         token: Option<Token>,
         feed: Feed,
+        access: Option<AccessLogger>,
         origins: Vec<String>,
         limits: Limits,
         verify_ahead: u64,
@@ -50,6 +53,7 @@ impl NodeState {
             cache,
             token,
             feed,
+            access,
             origins,
             limits,
             verify_ahead,

@@ -5,7 +5,6 @@
 //! function of the statistics ([`decide`]), with hysteresis, and are published in one atomic word.
 mod decide;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -86,7 +85,8 @@ pub enum OptimizationStrategy {
 #[derive(Debug)]
 pub struct SerializationOptimizer {
     mode: OptimizerMode,
-    slots: RwLock<HashMap<&'static str, Arc<Slot>>>,
+    /// A handful: looking through them is faster than hashing a name.
+    slots: RwLock<Vec<Arc<Slot>>>,
 }
 
 /// One type's place.
@@ -116,18 +116,29 @@ impl SerializationOptimizer {
     }
 
     pub(crate) fn slot(&self, name: &'static str) -> Arc<Slot> {
-        if let Some(slot) = self.slots.read().get(name) {
+        if let Some(slot) = self.find(name) {
+            return slot;
+        }
+        let mut slots = self.slots.write();
+        // Another thread may have been faster.
+        if let Some(slot) = slots.iter().find(|slot| slot.name == name) {
             return slot.clone();
         }
-        let mode = self.mode;
-        let slot = Slot {
+        let slot = Arc::new(Slot {
             name,
-            mode,
+            mode: self.mode,
             count: AtomicU64::new(0),
             plan: AtomicU64::new(0),
             stats: Mutex::default(),
-        };
-        self.slots.write().entry(name).or_insert_with(|| Arc::new(slot)).clone()
+        });
+        slots.push(slot.clone());
+        slot
+    }
+
+    fn find(&self, name: &str) -> Option<Arc<Slot>> {
+        // The same name is the same piece of memory, nearly always.
+        let same = |slot: &&Arc<Slot>| std::ptr::eq(slot.name, name) || slot.name == name;
+        self.slots.read().iter().find(same).cloned()
     }
 
     /// Tells of a message that was written elsewhere.
@@ -139,12 +150,12 @@ impl SerializationOptimizer {
 
     /// What is known about a type.
     pub fn stats(&self, type_name: &str) -> Option<TypeStats> {
-        self.slots.read().get(type_name).map(|slot| slot.stats())
+        self.find(type_name).map(|slot| slot.stats())
     }
 
     /// What would pay for a type, from what is known now.
     pub fn optimize_type(&self, type_name: &str) -> Vec<OptimizationStrategy> {
-        let Some(slot) = self.slots.read().get(type_name).cloned() else { return Vec::new() };
+        let Some(slot) = self.find(type_name) else { return Vec::new() };
         decide(&slot.stats(), slot.plan()).strategies(type_name)
     }
 
@@ -162,7 +173,7 @@ impl SerializationOptimizer {
     /// What is in force for each type, with what is known about it.
     pub fn report(&self) -> Vec<(&'static str, TypeStats, Plan)> {
         let mut report: Vec<_> =
-            self.slots.read().values().map(|slot| (slot.name, slot.stats(), slot.plan())).collect();
+            self.slots.read().iter().map(|slot| (slot.name, slot.stats(), slot.plan())).collect();
         report.sort_by_key(|(name, ..)| *name);
         report
     }
@@ -174,7 +185,9 @@ impl Slot {
         if self.mode == OptimizerMode::Off {
             return (Plan::default(), false);
         }
-        let turn = self.count.fetch_add(1, Ordering::Relaxed);
+        // Not one locked step: under a race a message more or less is counted, and none is held up.
+        let turn = self.count.load(Ordering::Relaxed);
+        self.count.store(turn + 1, Ordering::Relaxed);
         let plan = if self.mode == OptimizerMode::On { self.plan() } else { Plan::default() };
         (plan, turn < LEARN_FROM || turn.is_multiple_of(SAMPLE_EVERY))
     }

@@ -5,6 +5,8 @@ mod output;
 mod probe;
 mod purge;
 mod serve;
+#[cfg(feature = "otel")]
+mod spans;
 mod watch;
 
 use std::error::Error;

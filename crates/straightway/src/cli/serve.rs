@@ -40,21 +40,54 @@ impl Serve {
             print_line(text.trim_end())?;
             return Ok(());
         }
-        log_to_stderr(&self.log_format);
+        let tracing = log_to_stderr(&self.log_format);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut told = Ok(());
         let size = settings.size;
-        runtime.block_on(node::run(settings, |ready| told = announce(ready, size)))?;
+        let ended = runtime.block_on(node::run(settings, |ready| told = announce(ready, size)));
+        tracing.end();
+        ended?;
         Ok(told?)
     }
 }
 
-fn log_to_stderr(format: &str) {
+/// What must happen with traces when the node has ended.
+#[must_use]
+struct Tracing {
+    #[cfg(feature = "otel")]
+    spans: Option<crate::cli::spans::Spans>,
+}
+
+impl Tracing {
+    fn end(self) {
+        #[cfg(feature = "otel")]
+        if let Some(spans) = self.spans {
+            spans.end();
+        }
+    }
+}
+
+fn log_to_stderr(format: &str) -> Tracing {
+    use tracing_subscriber::Layer;
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
     let filter =
         EnvFilter::try_from_env("STRAIGHTWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // Set once per process, and this is its only place.
-    let _first = if format == "json" { builder.json().try_init() } else { builder.try_init() };
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = if format == "json" { lines.json().boxed() } else { lines.boxed() };
+    let registry = tracing_subscriber::registry().with(lines.with_filter(filter));
+    #[cfg(feature = "otel")]
+    {
+        let (layer, spans) = crate::cli::spans::start();
+        let _first = registry.with(layer).try_init();
+        Tracing { spans }
+    }
+    #[cfg(not(feature = "otel"))]
+    {
+        // Set once per process, and this is its only place.
+        let _first = registry.try_init();
+        Tracing {}
+    }
 }
 
 /// One line a listener, what the cache found out, and READY as the last.

@@ -18,7 +18,7 @@ mod view;
 pub(crate) use filter::from_query;
 pub use filter::{BadFilter, Filter};
 pub use limits::FeedLimits;
-pub(crate) use publish::{StreamSeat, now_ms};
 pub use publish::{Feed, FeedError};
+pub(crate) use publish::{StreamSeat, now_ms};
 pub use seats::Reserved;
 pub use seats::{FeedStats, Subscriber};

@@ -107,11 +107,7 @@ pub enum FeedError {
 
 impl Feed {
     /// Starts the feed's thread.
-    pub fn start(
-        node: String,
-        limits: FeedLimits,
-        mode: OptimizerMode,
-    ) -> Result<Self, FeedError> {
+    pub fn start(node: String, limits: FeedLimits, mode: OptimizerMode) -> Result<Self, FeedError> {
         let poll = mio::Poll::new()?;
         let waker = mio::Waker::new(poll.registry(), super::hub::WAKE)?;
         let optimizer = Arc::new(SerializationOptimizer::new(mode));

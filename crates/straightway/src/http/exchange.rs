@@ -6,15 +6,18 @@
 //!
 //! Everything is written by the one thread that the connection lives on; the atomics are there because the type must be
 //! `Sync`, not because threads race on them.
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
+use http::{Method, StatusCode, Uri};
 use parking_lot::Mutex;
 use straightway_buffer::Reason;
 use straightway_cache::{Object, ReadPath};
 
+use super::access::Record;
 use crate::counters::{Cut, Shard, bump};
 use crate::state::NodeState;
 
@@ -64,7 +67,7 @@ pub(crate) struct Exchange {
     /// The worker's clock in milliseconds, moved by its sweep.
     clock_ms: Arc<AtomicU64>,
     encrypted: bool,
-    local: bool,
+    peer: Option<SocketAddr>,
     phase: AtomicU8,
     since_ms: AtomicU64,
     /// When the socket last refused bytes without having taken any since; 0: it takes them.
@@ -79,6 +82,8 @@ pub(crate) struct Exchange {
     turns: AtomicU64,
     linger: AtomicBool,
     sending: Mutex<Option<Object>>,
+    /// The request as the access log will tell it, once the answer is out.
+    logged: Mutex<Option<Box<Record>>>,
     cut: AtomicU8,
     waker: Mutex<Option<Waker>>,
 }
@@ -92,7 +97,7 @@ impl Exchange {
         worker: usize,
         clock_ms: Arc<AtomicU64>,
         encrypted: bool,
-        local: bool,
+        peer: Option<SocketAddr>,
     ) -> Self {
         let now_ms = clock_ms.load(Ordering::Relaxed);
         Self {
@@ -100,7 +105,7 @@ impl Exchange {
             worker,
             clock_ms,
             encrypted,
-            local,
+            peer,
             phase: AtomicU8::new(Phase::Head as u8),
             since_ms: AtomicU64::new(now_ms),
             stalled_ms: AtomicU64::new(0),
@@ -114,6 +119,7 @@ impl Exchange {
             turns: AtomicU64::new(0),
             linger: AtomicBool::new(false),
             sending: Mutex::new(None),
+            logged: Mutex::new(None),
             cut: AtomicU8::new(NOT_CUT),
             waker: Mutex::new(None),
         }
@@ -139,7 +145,7 @@ impl Exchange {
 
     /// Whether the peer is on this machine.
     pub(crate) fn is_local(&self) -> bool {
-        self.local
+        self.peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -225,11 +231,35 @@ impl Exchange {
         if self.phase() != Phase::Flushing {
             return;
         }
+        self.log(true);
         self.settle();
         self.counters().count_latency(
             self.node.now_ns().saturating_sub(self.started_ns.load(Ordering::Relaxed)),
         );
         self.enter(Phase::Idle);
+    }
+
+    /// Whether requests are logged.
+    pub(crate) fn logs(&self) -> bool {
+        self.node.access.is_some()
+    }
+
+    /// Notes a request and its answer for the access log.
+    pub(crate) fn note(&self, method: &Method, target: &Uri, status: StatusCode) {
+        let (method, target) = (method.clone(), target.to_string());
+        let (bytes, took, peer) = (0, Duration::ZERO, self.peer);
+        let record = Record { peer, method, target, status, bytes, took, complete: false };
+        *self.logged.lock() = Some(Box::new(record));
+    }
+
+    fn log(&self, complete: bool) {
+        let Some(access) = &self.node.access else { return };
+        let Some(mut record) = self.logged.lock().take() else { return };
+        record.bytes = self.sent.load(Ordering::Relaxed);
+        let started = self.started_ns.load(Ordering::Relaxed);
+        record.took = Duration::from_nanos(self.node.now_ns().saturating_sub(started));
+        record.complete = complete;
+        access.tell(*record);
     }
 
     /// Counts what was sent and lets the object go.
@@ -326,6 +356,7 @@ impl Drop for Exchange {
         if matches!(self.phase(), Phase::Handling | Phase::Receiving | Phase::Flushing) {
             bump(&self.counters().aborted_responses, 1);
         }
+        self.log(false);
         self.settle();
     }
 }

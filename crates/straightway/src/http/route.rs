@@ -7,6 +7,7 @@ use http::header::HOST;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
+use tracing::Instrument;
 
 use super::body::Body;
 use super::exchange::{Exchange, Phase};
@@ -21,8 +22,22 @@ pub(crate) async fn handle(
     exchange: Arc<Exchange>,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
+    // Free of charge unless somebody asks for this level: `STRAIGHTWAY_LOG=straightway=debug`.
+    let span = tracing::debug_span!(
+        "request",
+        method = %request.method(),
+        target = %request.uri(),
+        status = tracing::field::Empty,
+    );
+    let response = respond(&exchange, request).instrument(span.clone()).await;
+    span.record("status", response.status().as_u16());
+    Ok(response)
+}
+
+async fn respond(exchange: &Arc<Exchange>, request: Request<Incoming>) -> Response<Body> {
     exchange.start_request();
     let (parts, body) = request.into_parts();
+    let target = exchange.logs().then(|| parts.uri.clone());
     let method = parts.method.clone();
     if method != Method::PUT && !body.is_end_stream() {
         // Nobody will read it: where it is long, the connection ends after the answer.
@@ -32,16 +47,19 @@ pub(crate) async fn handle(
         _ if !names_one_host(&parts) => {
             Err(Problem::new(StatusCode::BAD_REQUEST, "send one Host header"))
         }
-        Method::GET | Method::HEAD => get::answer(&exchange, parts).await,
-        _ => change(&exchange, parts, body).await,
+        Method::GET | Method::HEAD => get::answer(exchange, parts).await,
+        _ => change(exchange, parts, body).await,
     };
     let response = result.unwrap_or_else(Problem::into_response);
     exchange.counters().count_request(&method, response.status());
+    if let Some(target) = target {
+        exchange.note(&method, &target, response.status());
+    }
     // A body of several pieces says itself when it is complete.
     if !matches!(response.body(), Body::Object(_)) {
         exchange.enter(Phase::Flushing);
     }
-    Ok(response)
+    response
 }
 
 /// HTTP/1.1 requests carry exactly one `Host` (RFC 9112 §3.2).

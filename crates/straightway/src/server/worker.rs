@@ -180,13 +180,13 @@ impl Pool {
             return;
         }
         let encrypted = self.tls.is_some();
-        let local = stream.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback());
+        let peer = stream.peer_addr().ok();
         let exchange = Arc::new(Exchange::new(
             self.node.clone(),
             self.index,
             self.clock_ms.clone(),
             encrypted,
-            local,
+            peer,
         ));
         let entry = Entry::new(self.clone(), exchange.clone(), permit);
         tokio::spawn(async move {
