@@ -296,8 +296,8 @@ fn fuzz(tally: &mut Tally, _slow: bool) {
 }
 
 /// The Autobahn suite, where there is a Python that runs it.
-fn autobahn(tally: &mut Tally, _slow: bool) {
-    match autobahn::run() {
+fn autobahn(tally: &mut Tally, slow: bool) {
+    match autobahn::run(slow) {
         autobahn::Outcome::Skipped(line) => drop(tally.skips.insert(line)),
         autobahn::Outcome::Broken(why) => {
             println!("autobahn: {why}");

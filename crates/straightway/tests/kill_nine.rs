@@ -1,10 +1,11 @@
 //! A node is killed with SIGKILL at random points under load, again and again. Afterwards every object that it serves
-//! is what was stored last (or the change that was under way), what was deleted stays deleted, and nothing older than
+//! is what was stored last (or the change that was under way), what was deleted or purged stays so, and nothing older than
 //! the last acknowledged change ever comes back.
 #![allow(clippy::expect_used, reason = "a test that cannot go on says so")]
 mod process;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -35,15 +36,31 @@ fn size(random: &mut Random) -> usize {
 
 /// One writer's life until the node dies: changes its own keys, and notes what each may hold.
 fn write_until_it_dies(
-    node: std::net::SocketAddr,
+    (data, admin): (SocketAddr, SocketAddr),
     writer: u64,
     round: u64,
     model: &mut Model,
     done: &AtomicU64,
 ) {
-    let Ok(mut client) = Client::connect(node) else { return };
+    let Ok(mut client) = Client::connect(data) else { return };
     let mut random = Random(0x5eed ^ (round << 20) ^ (writer << 8));
     for step in 0.. {
+        if random.below(25) == 0 {
+            // Until it is acknowledged its objects may be there or not; from then on none may.
+            let Ok(mut purger) = Client::connect(admin) else { return };
+            let body = format!("{{\"prefix\": \"w{writer}-\"}}");
+            match purger.request("POST", "/api/purge", &[], Some(body.as_bytes())) {
+                Ok(answer) if answer.status == 200 => {
+                    for allowed in model.values_mut() {
+                        *allowed = Allowed { versions: Vec::new(), removed: true };
+                    }
+                }
+                Ok(answer) => panic!("purging gave {}", answer.status),
+                Err(_) => return,
+            }
+            done.fetch_add(1, Ordering::SeqCst);
+            continue;
+        }
         let key = format!("w{writer}-k{}", random.below(KEYS_EACH));
         let path = format!("/{key}");
         let version = (round << 32) | step;
@@ -134,13 +151,13 @@ fn nothing_wrong_old_or_deleted_is_served_after_kill_nine() {
                 served += u64::from(answer.status == 200);
             }
         }
-        let (address, done) = (node.data, Arc::new(AtomicU64::new(0)));
+        let (addresses, done) = ((node.data, node.admin), Arc::new(AtomicU64::new(0)));
         let requests = 20 + random.below(400);
         std::thread::scope(|scope| {
             for (writer, model) in models.iter_mut().enumerate() {
                 let done = done.clone();
                 scope.spawn(move || {
-                    write_until_it_dies(address, writer as u64, round, model, &done);
+                    write_until_it_dies(addresses, writer as u64, round, model, &done);
                 });
             }
             kill_after(node, requests, &done);

@@ -1,4 +1,6 @@
-//! The Autobahn suite against our frame layer: 517 cases of RFC 6455 and RFC 7692, judged by somebody else.
+//! The Autobahn suite against our frame layer: cases of RFC 6455 and RFC 7692, judged by somebody else. All 517 with
+//! `--slow`; otherwise those on framing, control frames, UTF-8 and closing, and one of each kind on compression, which in
+//! full keep Python busy for minutes.
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -8,6 +10,11 @@ use std::process::{Child, Command, Stdio};
 const SUITE: &str = "autobahntestsuite==25.10.1";
 const FOLDER: &str = "target/autobahn";
 const REPORT: &str = "target/autobahn-report";
+const CASES: &[&str] = &[
+    "1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*", "12.1.1", "12.1.2", "12.1.3",
+    "12.1.4", "12.2.1", "12.3.1", "12.4.1", "12.5.1", "13.1.1", "13.2.1", "13.3.1", "13.4.1",
+    "13.5.1", "13.6.1", "13.7.1",
+];
 
 /// What came of it.
 pub(super) enum Outcome {
@@ -20,14 +27,15 @@ pub(super) enum Outcome {
 }
 
 /// Installs the suite below `target/`, starts the echo example, and runs all cases.
-pub(super) fn run() -> Outcome {
+pub(super) fn run(slow: bool) -> Outcome {
     let Some(python) = python() else {
         return Outcome::Skipped("SKIP autobahn needs a Python 2.7, and there is none".to_owned());
     };
     if let Err(error) = install(&python) {
         return Outcome::Skipped(format!("SKIP autobahn could not be installed: {error}"));
     }
-    judge(&python).unwrap_or_else(Outcome::Broken)
+    let cases = if slow { &["*"] } else { CASES };
+    judge(&python, cases).unwrap_or_else(Outcome::Broken)
 }
 
 fn python() -> Option<PathBuf> {
@@ -75,7 +83,7 @@ impl Drop for Echo {
     }
 }
 
-fn judge(python: &Path) -> Result<Outcome, String> {
+fn judge(python: &Path, cases: &[&str]) -> Result<Outcome, String> {
     let build = [
         "build",
         "--profile",
@@ -101,7 +109,7 @@ fn judge(python: &Path) -> Result<Outcome, String> {
     let specification = serde_json::json!({
         "outdir": REPORT,
         "servers": [{ "agent": "straightway", "url": format!("ws://{address}") }],
-        "cases": ["*"],
+        "cases": cases,
         "exclude-cases": [],
         "exclude-agent-cases": {},
     });
@@ -128,7 +136,10 @@ fn verdicts(index: &str) -> Result<Outcome, String> {
     for (case, verdict) in cases {
         let both = ["behavior", "behaviorClose"].map(|what| verdict[what].as_str().unwrap_or("?"));
         *counts.entry(both[0].to_owned()).or_default() += 1;
-        let fine = |verdict: &str| matches!(verdict, "OK" | "NON-STRICT" | "INFORMATIONAL");
+        // Not implemented is a window of another size, which is declined as RFC 7692 allows.
+        let fine = |verdict: &str| {
+            matches!(verdict, "OK" | "NON-STRICT" | "INFORMATIONAL" | "UNIMPLEMENTED")
+        };
         if !both.into_iter().all(fine) {
             failed.push(format!("{case}: {} / {}", both[0], both[1]));
         }
