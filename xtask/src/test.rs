@@ -329,6 +329,9 @@ fn miri(tally: &mut Tally, _slow: bool) {
     ];
     let tests = ["--package", "straightway-buffer", "--test", "presets", "--test", "alloc_count"];
     tally.tests("miri", &[&["+nightly", "miri", "test"][..], &tests].concat(), &environment);
+    // Validated access to archives that were tampered with.
+    let archives = ["--package", "straightway-codec", "--test", "hostile", "ten_thousand"];
+    tally.tests("miri", &[&["+nightly", "miri", "test"][..], &archives].concat(), &environment);
 }
 
 fn deny(tally: &mut Tally, _slow: bool) {

@@ -22,8 +22,10 @@ fn traverse(event: &ArchivedEvent) -> usize {
 fn ten_thousand_mutated_messages_are_refused_or_valid() {
     let pool = BufferPool::new(PoolConfig::tiered()).expect("a pool");
     let mut dice = samples::Dice::new(11);
+    // Miri looks at every access, and takes its time.
+    let count = if cfg!(miri) { 100 } else { 10_000 };
     let (mut refused, mut valid, mut touched) = (0, 0, 0);
-    for event in samples::events(5, 10_000) {
+    for event in samples::events(5, count) {
         let mut bytes = RkyvCodec.encode(&event, &pool).expect("archived").to_vec();
         for _ in 0..=dice.below(3) {
             let at = usize::try_from(dice.below(bytes.len() as u64)).expect("short");
@@ -43,8 +45,11 @@ fn ten_thousand_mutated_messages_are_refused_or_valid() {
             Err(_) => refused += 1,
         }
     }
-    assert_eq!(refused + valid, 10_000);
-    assert!(refused > 3000 && valid > 1000 && touched > 0, "{refused} refused, {valid} valid");
+    assert_eq!(refused + valid, count);
+    assert!(
+        refused > count / 4 && valid > count / 10 && touched > 0,
+        "{refused} refused, {valid} valid"
+    );
 }
 
 fn every_type(bytes: &[u8]) {

@@ -144,9 +144,9 @@ function drawMap({ regions, region_size: size, segments }) {
   const style = getComputedStyle(document.documentElement);
   const color = (name) => style.getPropertyValue(name).trim();
   const colors = { small_new: color("--a"), small_kept: color("--b"), large_new: color("--d"), large_kept: color("--c") };
-  const columns = Math.ceil(Math.sqrt(regions * (canvas.width / canvas.height)));
+  const columns = Math.ceil(Math.sqrt(regions * 8));
   const side = canvas.width / columns;
-  context.clearRect(0, 0, canvas.width, canvas.height);
+  canvas.height = Math.ceil(regions / columns) * side;
   const cell = (region, fill, alpha) => {
     context.globalAlpha = alpha;
     context.fillStyle = fill;
