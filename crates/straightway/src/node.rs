@@ -15,7 +15,7 @@ use crate::feed::{Feed, FeedError};
 use crate::http::access::AccessLogger;
 use crate::server::tls::TlsError;
 use crate::server::{DataServer, drain, is_loopback, listen, tls};
-use crate::state::{Limits, NodeState};
+use crate::state::{Limits, NodeState, Parts};
 
 /// Why a node could not start or ended badly.
 #[derive(Debug, Error)]
@@ -118,16 +118,8 @@ impl Node {
         let token = settings.token.as_ref().map(|secret| Token::new(secret.expose()));
         let access = AccessLogger::start(settings.access_log)
             .map_err(|source| NodeError::System { what: "a thread for the access log", source })?;
-        let state = Arc::new(NodeState::new(
-            cache,
-            token,
-            feed,
-            access,
-            settings.origins.clone(),
-            limits,
-            settings.verify_ahead,
-            workers,
-        ));
+        let parts = Parts { cache, token, feed, access, origins: settings.origins.clone() };
+        let state = Arc::new(NodeState::new(parts, limits, settings.verify_ahead, workers));
         let ready = Ready {
             data: listeners.iter().map(local).collect::<Result<_, _>>()?,
             admin: local(&admin_listener)?,

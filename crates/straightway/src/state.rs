@@ -27,6 +27,15 @@ pub struct NodeState {
     boundary: Boundary,
 }
 
+/// What a node is put together from.
+pub(crate) struct Parts {
+    pub(crate) cache: RawDiskCache,
+    pub(crate) token: Option<Token>,
+    pub(crate) feed: Feed,
+    pub(crate) access: Option<AccessLogger>,
+    pub(crate) origins: Vec<String>,
+}
+
 /// How long each state of a connection may last, and how many connections there may be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -39,16 +48,8 @@ pub(crate) struct Limits {
 
 impl NodeState {
     /// State for a node of `workers` network threads.
-    pub(crate) fn new(
-        cache: RawDiskCache,
-        token: Option<Token>,
-        feed: Feed,
-        access: Option<AccessLogger>,
-        origins: Vec<String>,
-        limits: Limits,
-        verify_ahead: u64,
-        workers: usize,
-    ) -> Self {
+    pub(crate) fn new(parts: Parts, limits: Limits, verify_ahead: u64, workers: usize) -> Self {
+        let Parts { cache, token, feed, access, origins } = parts;
         Self {
             cache,
             token,

@@ -50,7 +50,7 @@ fn subscribe(feed: &Feed, from: Option<u64>) -> TcpStream {
     ours
 }
 
-fn event<'a>(key: &'a str) -> EventRef<'a> {
+fn event(key: &str) -> EventRef<'_> {
     EventRef { kind: Kind::Stored, key, node: "test", ..EventRef::default() }
 }
 

@@ -27,7 +27,7 @@ fn subscribe(node: &Node) -> TcpStream {
     let mut head = [0; 4096];
     let mut have = 0;
     while !head[..have].ends_with(b"\r\n\r\n") {
-        let read = stream.read(&mut head[have..have + 1]).expect("an answer");
+        let read = stream.read(&mut head[have..=have]).expect("an answer");
         assert!(read > 0, "closed");
         have += read;
     }

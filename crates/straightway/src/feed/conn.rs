@@ -33,8 +33,12 @@ pub(super) struct Conn {
     pub(super) filter: u32,
     /// The offset of the next event that it gets.
     pub(super) cursor: u64,
-    /// Urgent events up to this offset were sent ahead.
-    pub(super) urgent_seen: u64,
+    /// Offsets of urgent events that were sent ahead of others and whose turn has not come.
+    pub(super) ahead: Vec<u64>,
+    /// How far behind it may be: more than usual while it catches up from where it resumed.
+    pub(super) may_lag: u64,
+    /// Its place among the hub's connections.
+    pub(super) index: usize,
     pub(super) stats_seen: u64,
     pub(super) on_lag: OnLag,
     /// The kernel takes nothing at the moment.
@@ -78,6 +82,7 @@ pub(super) enum Wrote {
 impl Conn {
     pub(super) fn new(
         socket: TcpStream,
+        index: usize,
         encoding: Encoding,
         zstd: bool,
         deflate: bool,
@@ -93,7 +98,9 @@ impl Conn {
             deflate,
             filter: 0,
             cursor: 0,
-            urgent_seen: 0,
+            ahead: Vec::new(),
+            may_lag: 0,
+            index,
             stats_seen: 0,
             on_lag: OnLag::Drop,
             blocked: false,

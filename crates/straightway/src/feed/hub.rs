@@ -19,7 +19,7 @@ use straightway_codec::event::{Gap, GapReason, Kind, OnLag};
 use straightway_codec::ws::{CloseCode, Opcode};
 
 use super::conn::{Conn, Wrote};
-use super::publish::{SWEEP, Shared, URGENT_PRIORITY, count, now_ms};
+use super::publish::{SWEEP, Shared, count, now_ms};
 use super::ring::{Form, Slot};
 use super::view::{Filters, View};
 
@@ -33,6 +33,10 @@ const BURST_EVENTS: usize = 64;
 const BURST_BYTES: usize = 64 * 1024;
 /// Runs up to this many bytes are copied together, once for all who get them.
 const FLATTEN_BYTES: usize = 16 * 1024;
+/// Writes to one subscriber before others have their turn.
+const BURSTS: usize = 16;
+/// Urgent events that may be ahead of their turn at one subscriber.
+const MAX_AHEAD: usize = 32;
 /// Sweeps that a message may take to arrive.
 const MAX_PARTIAL: u16 = 10;
 /// How long subscribers have to say goodbye when the node stops.
@@ -202,7 +206,7 @@ impl Hub {
     }
 
     pub(super) fn pump(&mut self, conn: &mut Conn) -> io::Result<()> {
-        loop {
+        for _ in 0..BURSTS {
             if conn.blocked {
                 return Ok(());
             }
@@ -217,17 +221,22 @@ impl Hub {
             }
             if conn.cursor < self.view.next() {
                 self.send_burst(conn)?;
-            } else if !self.send_stats(conn)? {
-                return Ok(());
+            } else {
+                conn.may_lag = self.shared.limits.max_lag;
+                if !self.send_stats(conn)? {
+                    return Ok(());
+                }
             }
         }
+        // It has far to go and reads fast: others first.
+        self.talkative.push(conn.index);
+        Ok(())
     }
 
     /// Tells a subscriber that stands before the oldest event, or too far behind the newest, what it does not get.
     fn tell_gap(&mut self, conn: &mut Conn) -> io::Result<bool> {
         let (oldest, next) = (self.view.oldest(), self.view.next());
-        let max_lag = self.shared.limits.max_lag;
-        let lagging = next.saturating_sub(conn.cursor) > max_lag;
+        let lagging = next.saturating_sub(conn.cursor) > conn.may_lag;
         if conn.cursor >= oldest && !lagging {
             return Ok(false);
         }
@@ -237,7 +246,8 @@ impl Hub {
             return Ok(true);
         }
         // Half of what is allowed, so that the next event is not too much again.
-        let to = if lagging { oldest.max(next - max_lag / 2) } else { oldest };
+        let half = self.shared.limits.max_lag / 2;
+        let to = if lagging { oldest.max(next.saturating_sub(half)) } else { oldest };
         self.send_gap(conn, to, GapReason::Lagging)?;
         Ok(true)
     }
@@ -256,12 +266,13 @@ impl Hub {
 
     /// Sends an urgent event ahead of others when there are too many of those to be sent at once.
     fn overtake(&mut self, conn: &mut Conn) -> io::Result<bool> {
-        if self.view.next().saturating_sub(conn.cursor) <= BURST_EVENTS as u64 {
+        let soon = conn.cursor + BURST_EVENTS as u64;
+        if self.view.next() <= soon || conn.ahead.len() == MAX_AHEAD {
             return Ok(false);
         }
-        let beyond = conn.urgent_seen.max(conn.cursor + BURST_EVENTS as u64);
+        let beyond = conn.ahead.last().map_or(soon, |last| soon.max(*last));
         let Some(slot) = self.view.urgent_after(beyond).cloned() else { return Ok(false) };
-        conn.urgent_seen = slot.offset;
+        conn.ahead.push(slot.offset);
         if self.filters.wants(conn.filter, &slot) {
             count(&self.shared.counts.overtaken, 1);
             let forms = &self.shared.forms;
@@ -274,14 +285,15 @@ impl Hub {
     fn send_burst(&mut self, conn: &mut Conn) -> io::Result<()> {
         let (start, filter, form) = (conn.cursor, conn.filter, conn.form());
         // Whoever was sent something ahead stands apart until it has passed it.
-        let alone = conn.urgent_seen >= start;
+        conn.ahead.retain(|offset| *offset >= start);
+        let alone = !conn.ahead.is_empty();
         let same = |burst: &Burst| (burst.start, burst.filter, burst.form) == (start, filter, form);
         let known = if alone { None } else { self.bursts.iter().position(same) };
         let made;
         let burst = if let Some(known) = known {
             &self.bursts[known]
         } else {
-            let burst = self.gather(start, filter, form, conn.urgent_seen);
+            let burst = self.gather(start, filter, form, &conn.ahead);
             if alone {
                 made = burst;
                 &made
@@ -308,13 +320,13 @@ impl Hub {
     }
 
     /// The events from `start` on that a filter lets through, as few frames as is worth while.
-    fn gather(&mut self, start: u64, filter: u32, form: Form, urgent_seen: u64) -> Burst {
+    fn gather(&mut self, start: u64, filter: u32, form: Form, ahead: &[u64]) -> Burst {
         let mut burst =
             Burst { start, filter, form, end: start, frames: Vec::new(), events: 0, bytes: 0 };
         let now_ms = now_ms();
         let mut bytes = 0;
         for slot in self.view.from(start) {
-            let overtaken = slot.priority >= URGENT_PRIORITY && slot.offset <= urgent_seen;
+            let overtaken = ahead.contains(&slot.offset);
             let expired = slot.expires_ms.is_some_and(|end| now_ms >= end);
             if expired {
                 count(&self.shared.counts.expired, 1);

@@ -54,7 +54,8 @@ impl Hub {
             return Err(error);
         }
         let max_message = self.shared.limits.max_message;
-        let mut conn = Conn::new(socket, agreed.encoding, agreed.zstd, deflate, max_message, seat);
+        let mut conn =
+            Conn::new(socket, index, agreed.encoding, agreed.zstd, deflate, max_message, seat);
         conn.budget = self.full_budget();
         conn.filter = self.filters.enter(filter);
         let outcome = self.greet(&mut conn, &wanted, agreed.encoding, unread);
@@ -83,6 +84,7 @@ impl Hub {
     /// nothing.
     fn place(&self, conn: &mut Conn, wanted: &Subscribe) -> io::Result<bool> {
         conn.on_lag = wanted.on_lag;
+        conn.may_lag = self.shared.limits.max_lag;
         let (oldest, next) = (self.view.oldest(), self.view.next());
         let Some(from) = wanted.from else {
             conn.cursor = next;
@@ -91,13 +93,17 @@ impl Hub {
         conn.cursor = from;
         if wanted.epoch.is_some_and(|epoch| epoch != self.shared.epoch) {
             self.send_gap(conn, oldest, GapReason::Restarted)?;
+            conn.may_lag += next - oldest;
             return Ok(false);
         }
         if from < oldest {
             self.send_gap(conn, oldest, GapReason::Expired)?;
+            conn.may_lag += next - oldest;
             return Ok(false);
         }
         conn.cursor = from.min(next);
+        // What is kept for those who resume is not held against them.
+        conn.may_lag += next - conn.cursor;
         Ok(true)
     }
 
