@@ -384,3 +384,19 @@ async fn a_client_asks_for_something_else_on_the_way() {
     tokio::join!(seeing, putting);
     node.stop().await;
 }
+
+#[tokio::test]
+async fn statistics_come_in_the_encoding_that_is_asked_for() {
+    let node = TestNode::start().await;
+    node.put("a", b"x").await;
+    let json = node.admin_client().await.get("api/stats", "Accept: application/json\r\n").await;
+    assert_eq!(json.header("content-type"), Some("application/json"));
+    let reply = node.admin_client().await.get("api/stats", "Accept: application/rkyv\r\n").await;
+    assert_eq!(reply.header("content-type"), Some("application/rkyv"));
+    let registry = straightway::codec::event::registry().expect("a registry");
+    let (header, payload) = Header::parse(&reply.body).expect("a message");
+    let checked = registry.check(&header, payload).expect("valid");
+    let stats = checked.view::<straightway::codec::event::Stats>().expect("numbers");
+    assert_eq!((stats.objects.to_native(), stats.stores.to_native()), (1, 1));
+    node.stop().await;
+}

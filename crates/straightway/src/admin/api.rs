@@ -2,17 +2,22 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use serde::Serialize;
+use straightway_codec::event::Stats;
+use straightway_codec::{Encoding, Stamp};
 
 use super::table::Snapshot;
+use super::ticker;
 use super::{dashboard, events, metrics, objects, origin, purge, regions, settings};
+use crate::feed::now_ms;
 use crate::http::problem::Problem;
 use crate::state::NodeState;
 
@@ -24,6 +29,9 @@ pub(super) fn full(body: Bytes) -> Answer {
     Full::new(body).boxed_unsync()
 }
 
+/// How long encoded numbers are good for another answer.
+const FRESH: Duration = Duration::from_millis(250);
+
 const INDEX: &str = "\
 straightway admin listener
 
@@ -31,7 +39,7 @@ straightway admin listener
 /metrics              statistics for Prometheus
 /health/live          200 while the process runs
 /health/ready         200 while the node takes requests, 503 while it drains
-/api/stats            statistics as JSON
+/api/stats            statistics as JSON, or some of them in rkyv (Accept: application/rkyv)
 /api/regions          what the cache's regions hold
 /api/objects          stored objects as JSON: ?prefix=, ?limit=, ?cursor=
 /api/purge            POST a JSON object with key, prefix, tag or all: true
@@ -78,7 +86,7 @@ async fn route(
         "/health/live" => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "live\n".into())),
         "/health/ready" if node.is_draining() => Err(Problem::busy("the node is draining")),
         "/health/ready" => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ready\n".into())),
-        "/api/stats" => json(&Snapshot::take(node).await.to_json()),
+        "/api/stats" => statistics(node, request.headers()).await,
         "/api/objects" => {
             json(&objects::list(node, request.uri().query().unwrap_or_default()).await?)
         }
@@ -100,6 +108,24 @@ async fn render_metrics(node: &NodeState) -> Result<Response<Answer>, Problem> {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written")
     })?;
     Ok(text(StatusCode::OK, metrics::CONTENT_TYPE, body.into()))
+}
+
+/// The numbers in JSON, or for who asks for `application/rkyv` those that the feed tells, as one message.
+async fn statistics(node: &NodeState, headers: &HeaderMap) -> Result<Response<Answer>, Problem> {
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    let snapshot = Snapshot::take(node).await;
+    if node.feed.fallback().negotiate_accept(accept) == Encoding::Json {
+        return json(&snapshot.to_json());
+    }
+    let encoder = &node.feed.forms().encoder;
+    let stamp = Stamp { offset: node.feed.head(), time_us: now_ms() * 1000, ..Stamp::default() };
+    // Several who look at the same moment share one encoding.
+    let message = encoder
+        .cached::<Stats>(0, FRESH, || encoder.encode(stamp, &ticker::stats(node, &snapshot)))
+        .map_err(|_| {
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the numbers could not be encoded")
+        })?;
+    Ok(text(StatusCode::OK, Encoding::Rkyv.content_type(), message.into_bytes()))
 }
 
 /// An answer in JSON.
