@@ -308,11 +308,9 @@ pub(crate) fn run(core: &Arc<Core>) {
         if rules.is_empty() || waiting {
             continue;
         }
-        if !sweep(core) {
-            return;
-        }
+        let Some(all_removed) = sweep(core) else { return };
         for live in &rules {
-            if oldest >= live.rule.generation {
+            if all_removed && oldest >= live.rule.generation {
                 live.swept.store(true, Ordering::Release);
             }
             live.tally.counted.send_replace(true);
@@ -323,25 +321,26 @@ pub(crate) fn run(core: &Arc<Core>) {
     }
 }
 
-/// Walks over the index once; `false` when it is time to stop.
-fn sweep(core: &Arc<Core>) -> bool {
+/// Walks over the index once; whether everything that is covered was removed. `None`: it is time to stop.
+fn sweep(core: &Arc<Core>) -> Option<bool> {
+    let mut all_removed = true;
     let mut walk = ObjectIter::new(core.clone(), 0);
     let mut found = Vec::with_capacity(SWEEP_BATCH);
     let mut looked_at = 0_u32;
     while let Some(object) = walk.next_pinned_blocking() {
         looked_at += 1;
         if looked_at.is_multiple_of(256) && core.rules.is_stopped() {
-            return false;
+            return None;
         }
         // What cannot be read has left the index where it was found.
         let Ok(object) = object else { continue };
         found.extend(Covered::judge(core, &object));
         if found.len() == SWEEP_BATCH {
-            remove(core, &mut found);
+            all_removed &= remove(core, &mut found);
         }
     }
-    remove(core, &mut found);
-    true
+    all_removed &= remove(core, &mut found);
+    Some(all_removed)
 }
 
 struct Covered {
@@ -361,15 +360,18 @@ impl Covered {
 }
 
 /// Removes what was found, in journal order with whatever else happens to it: what was moved meanwhile is found again.
-fn remove(core: &Arc<Core>, found: &mut Vec<Covered>) {
+/// `false`: the journal failed, and the next walk has to find the rest.
+fn remove(core: &Arc<Core>, found: &mut Vec<Covered>) -> bool {
+    let mut journaled = true;
     while !found.is_empty() {
         let mut under_way = Vec::with_capacity(found.len());
         for covered in found.drain(..) {
             let current = Current::Is(Some(covered.location));
             let (reply, answer) = tokio::sync::oneshot::channel();
             let change = Change::Remove { hash: covered.hash, current, flush: false };
-            if core.committer.hand_in(change, None, reply).is_ok() {
-                under_way.push((covered, answer));
+            match core.committer.hand_in(change, None, reply) {
+                Ok(()) => under_way.push((covered, answer)),
+                Err(_) => journaled = false,
             }
         }
         for (covered, answer) in under_way {
@@ -385,9 +387,9 @@ fn remove(core: &Arc<Core>, found: &mut Vec<Covered>) {
                         moved.and_then(|to| Object::pin_blocking(core, covered.hash, to).ok());
                     found.extend(object.and_then(|object| Covered::judge(core, &object)));
                 }
-                // The journal failed: the rule stays in force, and the object is found by the next walk.
-                _ => {}
+                _ => journaled = false,
             }
         }
     }
+    journaled
 }

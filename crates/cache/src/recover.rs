@@ -298,8 +298,8 @@ impl State<'_> {
             Record::Purge(rule) => {
                 // The checkpoint may hold it already: it is fuzzy.
                 let purges = &mut self.purges;
+                purges.generation = purges.generation.max(rule.generation);
                 if !purges.rules.iter().any(|known| known.generation == rule.generation) {
-                    purges.generation = purges.generation.max(rule.generation);
                     purges.rules.push(rule);
                 }
             }
