@@ -203,7 +203,9 @@ impl Encoder {
     ) -> Result<Option<PooledBuffer>, CodecError> {
         let slot = self.optimizer.slot(T::NAME);
         let (header, payload) = Header::parse(message)?;
-        // Against a dictionary even small messages shrink: the plan's threshold is for those without one.
+        if !slot.compresses(payload.len()) {
+            return Ok(None);
+        }
         let mut into = self.pool.acquire(HEADROOM + message.len())?;
         into.set_headroom(HEADROOM)?;
         into.set_len(HEADER_BYTES)?;

@@ -336,3 +336,23 @@ fn events_shrink_against_the_dictionary_and_come_back() {
     let mut room = encoder.pool().acquire(100).expect("a buffer");
     assert!(EVENTS.decompress(b"nonsense", &mut room).is_err());
 }
+
+#[test]
+fn compression_that_does_not_pay_is_given_up() {
+    let encoder = encoder(OptimizerMode::On);
+    let mut dice = samples::Dice::new(3);
+    let mut compressed = 0;
+    for _ in 0..300 {
+        // Printable characters at random: six and a half bits in each byte.
+        let noise =
+            (0..4000).map(|_| char::from(b' ' + u8::try_from(dice.below(95)).expect("small")));
+        let event = Event { key: noise.collect(), ..Event::default() };
+        let message = encoder.encode(Stamp::default(), &event).expect("encoded");
+        let packed = encoder.compress::<Event>(&message).expect("tried");
+        compressed += usize::from(packed.is_some());
+    }
+    assert!(
+        (2..150).contains(&compressed),
+        "{compressed} of 300: a few to find out, then hardly any"
+    );
+}

@@ -18,8 +18,10 @@ pub struct Plan {
 
 /// Messages after which a type counts as frequent.
 const FREQUENT: u64 = 100;
-/// Compression is tried on types whose messages are this large on average.
+/// Types whose messages are this large on average are compressed from there on ...
 const COMPRESS_FROM: u16 = 1024;
+/// ... and others from here: against a dictionary even short messages shrink.
+const COMPRESS_SHORT_FROM: u16 = 64;
 /// Compression is kept while it saves at least a fifth ...
 const KEEPS_BELOW: f64 = 0.8;
 /// ... and taken up again only if it saves a quarter.
@@ -53,7 +55,11 @@ pub fn decide(stats: &TypeStats, now: Plan) -> Plan {
     Plan {
         reserve,
         pool: now.pool || stats.serialization_count > FREQUENT,
-        compress_from: if large && pays { COMPRESS_FROM } else { 0 },
+        compress_from: match (pays, large) {
+            (false, _) => 0,
+            (true, true) => COMPRESS_FROM,
+            (true, false) => COMPRESS_SHORT_FROM,
+        },
         cache_ms: if dear || reused { CACHE_MS } else { 0 },
     }
 }
@@ -134,7 +140,7 @@ mod tests {
         let none = Plan::default();
         assert_eq!(decide(&TypeStats::default(), none), none, "nothing is known");
         let small = decide(&stats(10, 200, 1), none);
-        assert_eq!(small, Plan { reserve: 256, pool: false, compress_from: 0, cache_ms: 0 });
+        assert_eq!(small, Plan { reserve: 256, pool: false, compress_from: 64, cache_ms: 0 });
         assert!(decide(&stats(101, 200, 1), none).pool);
         assert_eq!(decide(&stats(10, 5000, 1), none).compress_from, 1024);
         assert_eq!(decide(&stats(10, 200, 1500), none).cache_ms, 250);

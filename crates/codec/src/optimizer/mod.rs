@@ -197,6 +197,16 @@ impl Slot {
         Plan::unpack(self.plan.load(Ordering::Relaxed))
     }
 
+    /// Whether a payload of this length is worth compressing. What did not pay is tried again now and then.
+    pub(crate) fn compresses(&self, len: usize) -> bool {
+        if self.mode != OptimizerMode::On {
+            return true;
+        }
+        let from = usize::from(self.plan().compress_from);
+        let again = self.count.load(Ordering::Relaxed).is_multiple_of(SAMPLE_EVERY);
+        if from == 0 { again } else { len >= from }
+    }
+
     pub(crate) fn record(&self, size: usize, took: Duration) {
         let mut stats = self.stats.lock();
         stats.measured += 1;
