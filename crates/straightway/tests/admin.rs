@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 mod support;
 
-use straightway::admin::table::{CACHE, COPIES, HTTP, Kind, POOL, Stat, ZERO_COPY};
+use straightway::admin::table::{CACHE, COPIES, FEED, HTTP, Kind, POOL, Stat, ZERO_COPY};
 use straightway::buffer::{CopyStats, PoolStats};
 use straightway::cache::{CacheStats, ZeroCopyStats};
 use straightway::config::settings::Secret;
+use straightway::feed::FeedStats;
 use support::{Client, TestNode, mapped, pattern};
 use tokio::net::TcpStream;
 
@@ -184,7 +185,22 @@ async fn health_and_index_and_what_does_not_exist() {
     let mut client = node.admin_client().await;
     assert_eq!(client.get("health/live", "").await.status, 200);
     assert_eq!(client.get("health/ready", "").await.status, 200);
-    assert!(client.get("", "").await.text().contains("/api/stats"));
+    assert!(client.get("api", "").await.text().contains("/api/stats"));
+    for (path, content_type) in [
+        ("", "text/html; charset=utf-8"),
+        ("dashboard.js", "text/javascript; charset=utf-8"),
+        ("dashboard.css", "text/css; charset=utf-8"),
+        ("feed.js", "text/javascript; charset=utf-8"),
+    ] {
+        let page = client.get(path, "").await;
+        assert_eq!((page.status, page.header("content-type")), (200, Some(content_type)));
+        assert!(
+            page.header("content-security-policy")
+                .is_some_and(|p| p.contains("default-src 'none'"))
+        );
+    }
+    let regions = client.get("api/regions", "").await.json();
+    assert!(regions["regions"].as_u64() > Some(0) && regions["segments"].is_array());
     assert_eq!(client.head("metrics", "").await.status, 200);
     client.get("nope", "").await.assert_problem(404);
     let refused = client.delete("metrics", "").await;
@@ -206,6 +222,9 @@ fn names<S>(table: &[Stat<S>]) -> Vec<&str> {
 
 #[test]
 fn no_statistic_is_missing_from_the_table() {
+    for field in fields(&FeedStats::default()) {
+        assert!(names(FEED).contains(&&*field), "feed {field}");
+    }
     assert_eq!(fields(&ZeroCopyStats::default()).len(), 13, "the fields are found");
     for field in fields(&CacheStats::default()) {
         assert!(names(CACHE).contains(&field.as_str()), "CacheStats::{field}");
