@@ -400,3 +400,16 @@ async fn statistics_come_in_the_encoding_that_is_asked_for() {
     assert_eq!((stats.objects.to_native(), stats.stores.to_native()), (1, 1));
     node.stop().await;
 }
+
+/// Whoever was let in misses nothing, however fast the next event is.
+#[tokio::test]
+async fn an_event_right_after_the_handshake_is_heard() {
+    let node = TestNode::start().await;
+    for n in 0..50 {
+        let mut raw = Raw::json(&node, "?kind=stored").await;
+        let body = bytes::Bytes::from_static(b"x");
+        node.node().state().cache().store(&format!("k/{n}"), body).await.expect("stored");
+        assert_eq!(raw.event().await["key"], format!("k/{n}"));
+    }
+    node.stop().await;
+}

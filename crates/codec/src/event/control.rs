@@ -20,7 +20,7 @@ pub struct Hello {
     pub node: String,
     /// Changes when offsets start again.
     pub epoch: u64,
-    /// The offset that the next event gets.
+    /// The first offset that follows, unless a gap says otherwise.
     pub head: u64,
     /// The oldest offset in the history.
     pub oldest: u64,

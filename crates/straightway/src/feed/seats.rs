@@ -75,6 +75,8 @@ pub struct Subscriber {
 pub(super) struct Joining {
     pub(super) subscriber: Subscriber,
     pub(super) filter: Filter,
+    /// The offset of the next event when the place was promised: from then on nothing is missed.
+    pub(super) since: u64,
     pub(super) seat: Seat,
 }
 
@@ -82,11 +84,12 @@ pub(super) struct Joining {
 #[derive(Debug)]
 pub struct Reserved {
     filter: Filter,
+    since: u64,
     seat: Seat,
 }
 
 impl Feed {
-    /// Promises a place to a subscriber from `address`.
+    /// Promises a place to a subscriber from `address`; it hears everything that happens from now on.
     ///
     /// # Errors
     /// The filter makes no sense. `Ok(None)`: there is no room.
@@ -96,14 +99,15 @@ impl Feed {
         address: Option<IpAddr>,
     ) -> Result<Option<Reserved>, BadFilter> {
         let filter = Filter::of(wanted)?;
-        Ok(self.shared.seat(address).map(|seat| Reserved { filter, seat }))
+        let since = self.head();
+        Ok(self.shared.seat(address).map(|seat| Reserved { filter, since, seat }))
     }
 
     /// Hands a subscriber to the feed's thread.
     pub fn join(&self, reserved: Reserved, subscriber: Subscriber) {
-        let Reserved { filter, seat } = reserved;
+        let Reserved { filter, since, seat } = reserved;
         // Bounded by the seats.
-        self.shared.joining.lock().push(Joining { subscriber, filter, seat });
+        self.shared.joining.lock().push(Joining { subscriber, filter, since, seat });
         self.shared.wake();
     }
 }

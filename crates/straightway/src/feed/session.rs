@@ -37,8 +37,11 @@ impl Hub {
     }
 
     fn take_in(&mut self, joining: Joining) -> io::Result<()> {
-        let Joining { subscriber, filter, seat } = joining;
-        let Subscriber { stream, unread, agreed, deflate, wanted } = subscriber;
+        let Joining { subscriber, filter, since, seat } = joining;
+        let Subscriber { stream, unread, agreed, deflate, mut wanted } = subscriber;
+        if wanted.from.is_none() {
+            (wanted.from, wanted.epoch) = (Some(since), None);
+        }
         stream.set_nonblocking(true)?;
         // An answer of a few bytes must not wait for the acknowledgement of the one before.
         stream.set_nodelay(true)?;
@@ -71,7 +74,9 @@ impl Hub {
         unread: Bytes,
     ) -> io::Result<()> {
         if encoding == Encoding::Rkyv {
-            let hello = self.hello().map_err(io::Error::other)?;
+            let next = self.view.next();
+            let head = wanted.from.map_or(next, |from| from.min(next));
+            let hello = self.hello(head).map_err(io::Error::other)?;
             conn.queue_frame(hello)?;
         }
         self.place(conn, wanted)?;
@@ -107,7 +112,7 @@ impl Hub {
         Ok(true)
     }
 
-    fn hello(&self) -> Result<SharedPacket, CodecError> {
+    fn hello(&self, head: u64) -> Result<SharedPacket, CodecError> {
         let shared = &self.shared;
         let encode = || {
             let types = shared.registry.types().map(|info| TypeEntry {
@@ -120,7 +125,7 @@ impl Hub {
             let hello = Hello {
                 node: shared.node.clone(),
                 epoch: shared.epoch,
-                head: self.view.next(),
+                head,
                 oldest: self.view.oldest(),
                 heartbeat_ms: u32::try_from(millis).unwrap_or(u32::MAX),
                 max_message: u32::try_from(shared.limits.max_message).unwrap_or(u32::MAX),
@@ -133,7 +138,7 @@ impl Hub {
             Ok(message)
         };
         // The same for all who come before the next event.
-        shared.forms.encoder.cached::<Hello>(self.view.next(), SWEEP, encode)
+        shared.forms.encoder.cached::<Hello>(head, SWEEP, encode)
     }
 
     /// Reads what a subscriber says.
