@@ -2,7 +2,7 @@
 //! [`Encoder`](crate::Encoder) with the next message of the type.
 //!
 //! After the first few only one message in 64 is measured, so that watching costs nothing that could be measured; decisions are a pure
-//! function of the statistics ([`decide`]), with hysteresis, and are published in one atomic word.
+//! function of the statistics ([`decide()`]), with hysteresis, and are published in one atomic word.
 mod decide;
 
 use std::sync::Arc;

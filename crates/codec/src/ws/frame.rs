@@ -63,7 +63,7 @@ pub fn put_head(buffer: &mut PooledBuffer, opcode: Opcode) -> Result<(), CodecEr
     put(buffer, FIN | opcode as u8)
 }
 
-/// As [`put_head`], for content that [`super::deflate`] made.
+/// As [`put_head`], for content that [`super::deflate()`] made.
 pub fn put_head_deflated(buffer: &mut PooledBuffer, opcode: Opcode) -> Result<(), CodecError> {
     put(buffer, FIN | RSV1 | opcode as u8)
 }

@@ -1,7 +1,7 @@
 //! The live feed: what happens to objects, told to any number of subscribers as it happens.
 //!
-//! The log is the queue. An event is encoded and framed once ([`ring`]); a subscriber is a cursor into the ring
-//! ([`conn`]), so that history, resuming, lag and bounded memory are one mechanism. One thread ([`hub`]) gives each
+//! The log is the queue. An event is encoded and framed once (`ring`); a subscriber is a cursor into the ring
+//! (`conn`), so that history, resuming, lag and bounded memory are one mechanism. One thread (`hub`) gives each
 //! subscriber what it has not seen in one write, and never waits for any of them.
 //!
 //! *Knows:* the codec, sockets that were handed over. *Does not know:* the cache, but for its observer; HTTP.
