@@ -43,6 +43,7 @@ impl Arena {
         let start = self.buffer.len();
         let capacity = self.buffer.capacity();
         let end = start.checked_add(len).ok_or(BufferError::BeyondCapacity { len, capacity })?;
+        self.check_count(len)?;
         self.buffer.set_len(end)?;
         self.ends.push(end);
         Ok(&mut self.buffer[start..])
@@ -59,9 +60,20 @@ impl Arena {
     ) -> Result<(), E> {
         let start = self.buffer.len();
         let len = build(&mut self.buffer.as_mut_capacity()[start..])?;
+        self.check_count(len)?;
         self.buffer.set_len(start.saturating_add(len))?;
         self.ends.push(start + len);
         Ok(())
+    }
+
+    /// Empty packets take no bytes, and are bounded all the same.
+    fn check_count(&self, len: usize) -> Result<(), BufferError> {
+        let capacity = self.buffer.capacity();
+        if self.ends.len() < capacity {
+            Ok(())
+        } else {
+            Err(BufferError::BeyondCapacity { len, capacity })
+        }
     }
 
     /// Bytes left.

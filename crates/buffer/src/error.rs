@@ -5,7 +5,7 @@ use thiserror::Error;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BufferError {
-    /// The pool's policy is to fail and its limit is reached.
+    /// The pool's limit is reached, and its policy is to fail, or to wait and the time is over.
     #[error(
         "{existing} bytes of buffers exist and the pool's limit is {limit}; return some, or raise the limit"
     )]
@@ -40,9 +40,6 @@ pub enum BufferError {
         /// The alignment.
         align: usize,
     },
-    /// Somebody else reads the same memory.
-    #[error("the buffer is shared; drop the other handles first")]
-    InUse,
     /// A position beyond what was written.
     #[error("position {position} is beyond the {len} bytes that were written; write them first")]
     BeyondWritten {

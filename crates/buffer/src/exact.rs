@@ -29,7 +29,8 @@ pub struct MemoryPoolStats {
 }
 
 impl MemoryPool {
-    /// An empty pool that keeps buffers of up to `max_buffer` bytes; larger ones are served and freed.
+    /// An empty pool that keeps buffers of up to `max_buffer` bytes, as far as all that it keeps fits into the 16 MiB of
+    /// [`PoolConfig::tiered`]; larger ones are served and freed.
     pub fn new(max_buffer: usize) -> Self {
         let classes: Vec<usize> = std::iter::successors(Some(64usize), |size| {
             size.checked_mul(2).filter(|_| *size < max_buffer)
@@ -61,7 +62,7 @@ impl MemoryPool {
     pub fn get_stats(&self) -> MemoryPoolStats {
         let stats = self.pool.stats();
         let (total_allocated, total_freed) = self.pool.lifetime_bytes();
-        let total_pooled = stats.returns.saturating_sub(stats.hits);
+        let total_pooled = self.pool.blocks().saturating_sub(stats.outstanding);
         MemoryPoolStats { total_allocated, total_freed, pool_count: self.classes, total_pooled }
     }
 }

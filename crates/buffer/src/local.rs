@@ -52,10 +52,13 @@ pub(crate) fn put(pool: *const Shared, block: IdleBlock) -> Result<(), IdleBlock
     let mut block = Some(block);
     let put = CACHES.try_with(|caches| {
         let mut caches = caches.try_borrow_mut().ok()?;
-        let cache = caches.iter_mut().find(|cache| ptr::eq(Arc::as_ptr(&cache.pool), pool))?;
-        if cache.pool.is_closed() {
+        let at = caches.iter().position(|cache| ptr::eq(Arc::as_ptr(&cache.pool), pool))?;
+        if caches[at].pool.is_closed() {
+            // Nobody takes from it any more.
+            drop(caches.swap_remove(at));
             return None;
         }
+        let cache = caches.get_mut(at)?;
         cache.put(&mut block)
     });
     match (put, block) {
@@ -68,7 +71,7 @@ pub(crate) fn put(pool: *const Shared, block: IdleBlock) -> Result<(), IdleBlock
 pub(crate) fn flush(pool: &Arc<Shared>) {
     let flushed = CACHES.try_with(|caches| {
         if let Ok(mut caches) = caches.try_borrow_mut() {
-            caches.retain(|cache| !Arc::ptr_eq(&cache.pool, pool));
+            caches.retain(|cache| !Arc::ptr_eq(&cache.pool, pool) && !cache.pool.is_closed());
         }
     });
     // A thread that is ending has flushed already.
@@ -93,6 +96,10 @@ impl Cache {
 
     fn take(&mut self, class: usize) -> Option<IdleBlock> {
         let magazine = self.magazines.get_mut(class)?;
+        if magazine.room == 0 {
+            // Too large for a thread to sit on.
+            return self.pool.take_shared(class);
+        }
         if magazine.blocks.is_empty() {
             let half = magazine.room.div_ceil(2);
             add_own(&self.counts.held, self.pool.take_many(class, half, &mut magazine.blocks));
@@ -106,6 +113,9 @@ impl Cache {
     /// Takes the block out of `block` if its class is kept.
     fn put(&mut self, block: &mut Option<IdleBlock>) -> Option<()> {
         let magazine = self.magazines.get_mut(block.as_ref()?.class())?;
+        if magazine.room == 0 {
+            return None;
+        }
         if magazine.blocks.len() >= magazine.room {
             // The older half: what was used last stays.
             for spilled in magazine.blocks.drain(..magazine.room.div_ceil(2)) {
@@ -127,14 +137,21 @@ impl Cache {
 
 impl Drop for Cache {
     fn drop(&mut self) {
-        self.pool.end_lease();
         let pool = &self.pool;
+        // Counted as the store's before the lease ends: at no moment does nobody count them.
+        let blocks = || self.magazines.iter().flat_map(|magazine| &magazine.blocks);
+        pool.hold(blocks().map(|block| block.bytes() as u64).sum());
+        self.counts.held.store(0, Ordering::Relaxed);
+        pool.end_lease();
         for block in self.magazines.iter_mut().flat_map(|magazine| magazine.blocks.drain(..)) {
-            pool.keep(block);
+            if !pool.keep_counted(block) {
+                // Counted as kept when it came; it is not.
+                add_own(&self.counts.returns, 1u64.wrapping_neg());
+                add_own(&self.counts.drops, 1);
+            }
         }
         with(&pool.threads, |threads| {
             threads.retain(|counts| !Arc::ptr_eq(counts, &self.counts));
-            self.counts.held.store(0, Ordering::Relaxed);
             pool.common.absorb(&self.counts);
         });
     }

@@ -38,6 +38,9 @@ thread_local! {
 
 /// An empty buffer with room for at least `size` bytes: of the smallest class that has it (a size equal to a class's
 /// fits it), above 1500 one of its own.
+///
+/// # Panics
+/// For sizes that there is no memory for, as [`BytesMut`] does.
 pub fn get_buffer(size: usize) -> BytesMut {
     let taken = LOCAL.try_with(|local| {
         let mut local = local.try_borrow_mut().ok()?;
@@ -62,6 +65,16 @@ pub fn get_buffer(size: usize) -> BytesMut {
 /// or too many is freed.
 pub fn return_buffer(mut buffer: BytesMut) {
     buffer.clear();
+    // The memory behind it may be larger than it shows: split off, advanced over, or grown.
+    if buffer.try_reclaim(LARGEST_KEPT + 1) {
+        let counted = LOCAL.try_with(|local| {
+            if let Ok(mut local) = local.try_borrow_mut() {
+                local.stats.drops += 1;
+            }
+        });
+        counted.unwrap_or_default();
+        return;
+    }
     let capacity = buffer.capacity();
     // As it was taken, or else what can be reclaimed of it: nothing is allocated for that, and it fails if the memory is
     // shared or too small.
@@ -85,7 +98,7 @@ pub fn return_buffer(mut buffer: BytesMut) {
 
 /// As [`get_buffer`], in a wrapper that gives the buffer back by itself.
 pub fn take_buffer(size: usize) -> PacketBuffer {
-    PacketBuffer(get_buffer(size))
+    PacketBuffer { buffer: get_buffer(size), kept_out: false }
 }
 
 /// What this thread's pool has done. `high_water_bytes` stays 0: nobody counts what other threads hold.
@@ -104,12 +117,16 @@ pub fn stats() -> PoolStats {
 
 /// A [`BytesMut`] that goes back to the pool of the thread that drops it.
 #[derive(Debug)]
-pub struct PacketBuffer(BytesMut);
+pub struct PacketBuffer {
+    buffer: BytesMut,
+    kept_out: bool,
+}
 
 impl PacketBuffer {
     /// Keeps the buffer out of the pool.
     pub fn into_inner(mut self) -> BytesMut {
-        std::mem::take(&mut self.0)
+        self.kept_out = true;
+        std::mem::take(&mut self.buffer)
     }
 }
 
@@ -117,20 +134,20 @@ impl Deref for PacketBuffer {
     type Target = BytesMut;
 
     fn deref(&self) -> &BytesMut {
-        &self.0
+        &self.buffer
     }
 }
 
 impl DerefMut for PacketBuffer {
     fn deref_mut(&mut self) -> &mut BytesMut {
-        &mut self.0
+        &mut self.buffer
     }
 }
 
 impl Drop for PacketBuffer {
     fn drop(&mut self) {
-        if self.0.capacity() > 0 {
-            return_buffer(std::mem::take(&mut self.0));
+        if !self.kept_out {
+            return_buffer(std::mem::take(&mut self.buffer));
         }
     }
 }

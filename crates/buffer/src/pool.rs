@@ -57,6 +57,8 @@ pub(crate) struct Shared {
     high_water: AtomicU64,
     /// Counts of threads without a cache, and of those that have ended.
     pub(crate) common: Counts,
+    /// Blocks that exist.
+    blocks: AtomicU64,
     pub(crate) threads: Mutex<Vec<Arc<Counts>>>,
     closed: AtomicBool,
     waiting: Waiting,
@@ -80,6 +82,7 @@ impl BufferPool {
             held: counter(),
             leased: counter(),
             existing: counter(),
+            blocks: counter(),
             high_water: counter(),
             common: Counts::default(),
             threads: Mutex::new(Vec::new()),
@@ -88,12 +91,12 @@ impl BufferPool {
             watch: Watch::default(),
         };
         if shared.config.exhaustion == Exhaustion::Allocate && shared.config.thread_cache > 0 {
-            let bytes = |size: &usize| {
-                shared.classes.bytes_for(*size).unwrap_or(*size) * shared.cache_room(*size)
-            };
-            let all = shared.classes.sizes().iter().map(bytes).sum::<usize>();
-            shared.cache_bytes =
-                if all <= shared.config.max_bytes_held / 2 { all as u64 } else { 0 };
+            let half = shared.config.max_bytes_held / 2;
+            let all = shared.classes.sizes().iter().try_fold(0_usize, |sum, size| {
+                let room = shared.cache_room(*size);
+                sum.checked_add(shared.classes.bytes_for(*size)?.checked_mul(room)?)
+            });
+            shared.cache_bytes = all.filter(|all| *all <= half).map_or(0, |all| all as u64);
         }
         Ok(Self(Arc::new(Handle(Arc::new(shared)))))
     }
@@ -149,6 +152,11 @@ impl BufferPool {
         (allocated, allocated.saturating_sub(self.0.0.existing.load(Ordering::Relaxed)))
     }
 
+    /// Blocks that exist, in use and idle.
+    pub(crate) fn blocks(&self) -> u64 {
+        self.0.0.blocks.load(Ordering::Relaxed)
+    }
+
     /// Its name in statistics.
     pub fn name(&self) -> &'static str {
         self.0.0.config.name
@@ -181,11 +189,12 @@ impl Drop for Handle {
 pub(crate) fn give_back(mut block: IdleBlock) {
     let Some(pool) = block.pool() else { return };
     pool.watch.back(&block);
-    let (wipe, shared) = (pool.config.wipe, Arc::as_ptr(pool));
+    let (wipe, shared, cached) = (pool.config.wipe, Arc::as_ptr(pool), pool.is_cached());
     if wipe {
         block.wipe();
     }
-    let Err(block) = local::put(shared, block) else { return };
+    let back = if cached { local::put(shared, block) } else { Err(block) };
+    let Err(block) = back else { return };
     // The block may be freed, and its way to the pool with it, before this is done with the pool.
     let Some(pool) = block.pool().cloned() else { return };
     pool.take_back(block);
@@ -198,7 +207,7 @@ impl Shared {
     }
 
     /// An idle block of a class out of the shared store.
-    fn take_shared(&self, class: usize) -> Option<IdleBlock> {
+    pub(crate) fn take_shared(&self, class: usize) -> Option<IdleBlock> {
         let block = with(self.idle.get(class)?, Vec::pop)?;
         self.held.fetch_sub(block.bytes() as u64, Ordering::SeqCst);
         add(&self.common.hits, 1);
@@ -222,10 +231,22 @@ impl Shared {
     fn create(this: &Arc<Self>, capacity: usize, class: usize) -> Result<IdleBlock, BufferError> {
         let no_memory = BufferError::OutOfMemory { len: capacity };
         let bytes = this.classes.bytes_for(capacity).ok_or(no_memory)?;
-        if !this.admit(bytes as u64) {
+        if isize::try_from(bytes).is_err() {
+            return Err(no_memory);
+        }
+        let (admitted, drained) = this.admit(bytes as u64);
+        if drained {
+            // Others may want what was freed and is not needed here.
+            this.waiting.wake();
+        }
+        if !admitted {
             match this.config.exhaustion {
                 Exhaustion::Allocate => this.exist(bytes as u64),
                 Exhaustion::Fail => return Err(this.exhausted()),
+                // More than there may ever be: nothing to wait for.
+                Exhaustion::Wait(_) if bytes > this.config.max_bytes => {
+                    return Err(this.exhausted());
+                }
                 Exhaustion::Wait(at_most) => {
                     if let Some(block) = this.wait_for(class, bytes as u64, at_most)? {
                         return Ok(block);
@@ -238,8 +259,11 @@ impl Shared {
         let usable = if class == NO_CLASS { bytes } else { capacity };
         let Some(block) = IdleBlock::allocate(bytes, align, usable, class, this.clone()) else {
             this.existing.fetch_sub(bytes as u64, Ordering::SeqCst);
+            this.waiting.wake();
             return Err(no_memory);
         };
+        this.blocks.fetch_add(1, Ordering::Relaxed);
+        this.high_water.fetch_max(this.existing.load(Ordering::SeqCst), Ordering::Relaxed);
         let own = class == NO_CLASS;
         add(if own { &this.common.oversize } else { &this.common.misses }, 1);
         add(&this.allocated, bytes as u64);
@@ -247,26 +271,25 @@ impl Shared {
     }
 
     /// Takes note of bytes that are about to exist, if the limit allows them; frees what is idle in other classes
-    /// first if it does not.
-    fn admit(&self, bytes: u64) -> bool {
+    /// first if it does not. Answers with whether it does, and whether anything was freed.
+    fn admit(&self, bytes: u64) -> (bool, bool) {
         let limit = self.config.max_bytes as u64;
         let fits = || {
             let fit = |existing: u64| existing.checked_add(bytes).filter(|sum| *sum <= limit);
             self.existing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fit)
         };
-        let admitted = fits().or_else(|_| {
-            self.drain();
-            fits()
-        });
-        if let Ok(before) = admitted {
-            self.high_water.fetch_max(before + bytes, Ordering::Relaxed);
+        if bytes > limit {
+            return (false, false);
         }
-        admitted.is_ok()
+        if fits().is_ok() {
+            return (true, false);
+        }
+        let freed = self.drain();
+        (fits().is_ok(), freed > 0)
     }
 
     fn exist(&self, bytes: u64) {
-        let existing = self.existing.fetch_add(bytes, Ordering::SeqCst) + bytes;
-        self.high_water.fetch_max(existing, Ordering::Relaxed);
+        self.existing.fetch_add(bytes, Ordering::SeqCst);
     }
 
     fn exhausted(&self) -> BufferError {
@@ -290,14 +313,39 @@ impl Shared {
     /// Keeps a block in the shared store; `false`: it was freed, because it has no class or enough is held.
     pub(crate) fn keep(&self, block: IdleBlock) -> bool {
         let bytes = block.bytes() as u64;
-        // Counted before it is kept, so that the bound holds at every moment.
-        let held = self.held.fetch_add(bytes, Ordering::SeqCst) + bytes;
-        let idle = self.idle.get(block.class());
-        let (Some(idle), true, false) = (idle, held <= self.store_limit(), self.is_closed()) else {
-            self.held.fetch_sub(bytes, Ordering::SeqCst);
+        // Counted before it is kept, so that the bound holds at every moment; and only if it is.
+        let limit = self.store_limit();
+        let fit = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= limit);
+        let kept = self.idle.get(block.class()).is_some()
+            && !self.is_closed()
+            && self.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fit).is_ok();
+        if !kept {
             self.free(block);
             return false;
-        };
+        }
+        self.push(block);
+        true
+    }
+
+    /// As [`Self::keep`], of a block that is counted as held already.
+    pub(crate) fn keep_counted(&self, block: IdleBlock) -> bool {
+        let over = self.held.load(Ordering::SeqCst) > self.store_limit();
+        if over || self.is_closed() || self.idle.get(block.class()).is_none() {
+            self.held.fetch_sub(block.bytes() as u64, Ordering::SeqCst);
+            self.free(block);
+            return false;
+        }
+        self.push(block);
+        true
+    }
+
+    /// Counts bytes as held before they are in the store.
+    pub(crate) fn hold(&self, bytes: u64) {
+        self.held.fetch_add(bytes, Ordering::SeqCst);
+    }
+
+    fn push(&self, block: IdleBlock) {
+        let Some(idle) = self.idle.get(block.class()) else { return };
         with(idle, |idle| idle.push(block));
         if self.is_closed() {
             // Closed in between: nobody else would empty the store.
@@ -305,7 +353,6 @@ impl Shared {
         }
         // A thread may have been given its cache in between.
         self.shrink();
-        true
     }
 
     /// Bytes that the shared store may hold.
@@ -316,8 +363,11 @@ impl Shared {
 
     /// Gives a block's memory back to the system.
     pub(crate) fn free(&self, block: IdleBlock) {
-        self.existing.fetch_sub(block.bytes() as u64, Ordering::SeqCst);
+        let bytes = block.bytes() as u64;
+        // Freed first: what is counted out is not there any more.
         drop(block);
+        self.blocks.fetch_sub(1, Ordering::Relaxed);
+        self.existing.fetch_sub(bytes, Ordering::SeqCst);
     }
 
     fn drain(&self) -> usize {
@@ -353,6 +403,9 @@ impl Shared {
 
     /// Buffers of a class that a thread keeps.
     pub(crate) fn cache_room(&self, size: usize) -> usize {
+        if size > CACHED_CLASS_BYTES {
+            return 0;
+        }
         self.config.thread_cache.min((CACHED_CLASS_BYTES / size.max(1)).max(2))
     }
 
@@ -381,7 +434,7 @@ impl Shared {
     ) -> Result<Option<IdleBlock>, BufferError> {
         let try_take = || {
             let block = self.take_shared(class);
-            (block.is_some() || self.admit(bytes)).then_some(block)
+            (block.is_some() || self.admit(bytes).0).then_some(block)
         };
         self.waiting.until(at_most, try_take).ok_or_else(|| self.exhausted())
     }

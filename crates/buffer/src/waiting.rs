@@ -13,7 +13,8 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Tries until it succeeds or the time is over. A buffer that comes back wakes the thread that waits longest.
+    /// Tries until it succeeds or the time is over. A buffer that comes back wakes all: one that is large is room for
+    /// several, and one that is too small for the first may do for the second.
     pub(crate) fn until<T>(
         &self,
         at_most: Duration,
@@ -39,10 +40,6 @@ impl Waiting {
         };
         drop(guard);
         self.threads.fetch_sub(1, Ordering::SeqCst);
-        if result.is_none() {
-            // This thread may have been woken just as its time ran out: the next one is to look instead.
-            self.wake();
-        }
         result
     }
 
@@ -50,7 +47,7 @@ impl Waiting {
     pub(crate) fn wake(&self) {
         if self.threads.load(Ordering::SeqCst) > 0 {
             drop(self.lock.lock());
-            self.came_back.notify_one();
+            self.came_back.notify_all();
         }
     }
 }

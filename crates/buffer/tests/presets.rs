@@ -2,13 +2,14 @@
 #![allow(clippy::expect_used, reason = "a test that cannot go on says so")]
 use std::io::{Read, Write};
 use std::thread;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use proptest::prelude::*;
 use straightway_buffer::packet::{self, PER_CLASS, get_buffer, return_buffer, take_buffer};
 use straightway_buffer::{
-    Arena, BufferError, BufferPool, MemoryPool, PoolConfig, Reason, SharedPacket, StackBuffer,
-    ZeroCopyBuffer,
+    Arena, BufferError, BufferPool, Exhaustion, LargeBufferPool, MemoryPool, PoolConfig, Reason,
+    SharedPacket, StackBuffer, ZeroCopyBuffer,
 };
 
 /// Runs on a thread of its own, whose packet buffers nobody else has used.
@@ -138,7 +139,7 @@ fn an_arena_that_is_full_says_so_and_a_failed_build_leaves_no_trace() {
     arena.reserve(500).expect("fits").fill(1);
     let full = BufferError::BeyondCapacity { len: 600, capacity: 512 };
     assert_eq!(arena.reserve(100).err(), Some(full));
-    assert_eq!(arena.push_with(|_| Err(BufferError::InUse)), Err(BufferError::InUse));
+    assert_eq!(arena.push_with(|_| Err(BufferError::NoClasses)), Err(BufferError::NoClasses));
     assert_eq!(arena.push_with(|room| Ok::<_, BufferError>(room.len() + 1)).ok(), None);
     arena
         .push_with(|room| {
@@ -265,4 +266,57 @@ proptest! {
             prop_assert_eq!(&stack[..], &expected[..]);
         }
     }
+}
+
+#[test]
+fn sizes_beyond_all_reason_make_no_pool_that_keeps_them() {
+    let pool = MemoryPool::new(usize::MAX);
+    drop(pool.allocate(32 << 20).expect("served"));
+    assert_eq!(pool.get_stats().total_pooled, 0, "more than may be held");
+    let tiers = LargeBufferPool::with_tiers(PoolConfig::tiered(), [usize::MAX; 3]);
+    assert!(matches!(tiers.acquire(usize::MAX - 4095), Err(BufferError::OutOfMemory { .. })));
+    assert_eq!(tiers.stats().high_water_bytes, 0, "what never existed is not counted");
+}
+
+/// One large buffer that comes back is room for several small ones.
+#[test]
+fn all_who_wait_look_when_a_buffer_comes_back() {
+    let pool = BufferPool::new(PoolConfig {
+        classes: vec![4096, 65_536],
+        align: 4096,
+        max_bytes: 65_536,
+        exhaustion: Exhaustion::Wait(Duration::from_secs(30)),
+        ..PoolConfig::tiered()
+    })
+    .expect("a pool");
+    let large = pool.acquire(65_536).expect("fits");
+    let all_have_one = std::sync::Barrier::new(3);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let small = pool.acquire(4096).expect("there is room for all");
+                all_have_one.wait();
+                drop(small);
+            });
+        }
+        drop(large);
+    });
+    assert!(matches!(pool.acquire(1 << 20), Err(BufferError::Exhausted { .. })), "at once");
+}
+
+#[test]
+fn memory_that_is_larger_than_it_shows_is_not_kept() {
+    let before = straightway_buffer::packet::stats();
+    let mut large = BytesMut::with_capacity(1 << 20);
+    large.extend_from_slice(&[7; 1000]);
+    let front = large.split_to(100);
+    drop(large);
+    straightway_buffer::packet::return_buffer(front);
+    let after = straightway_buffer::packet::stats();
+    assert_eq!((after.drops - before.drops, after.bytes_held), (1, before.bytes_held));
+    let mut all = straightway_buffer::packet::take_buffer(256);
+    all.extend_from_slice(&[0; 256]);
+    drop(all.split());
+    drop(all);
+    assert_eq!(straightway_buffer::packet::stats().outstanding, after.outstanding, "given back");
 }

@@ -147,9 +147,9 @@ impl UniqueBlock {
         let layout = Layout::array::<u8>(vec.capacity()).ok().filter(|layout| layout.size() > 0)?;
         let mut vec = ManuallyDrop::new(vec);
         // The record's bytes are all initialised, a vector's are only up to its length.
-        vec.spare_capacity_mut().fill(std::mem::MaybeUninit::new(0));
+        let len = vec.len();
         let memory = NonNull::new(vec.as_mut_ptr())?;
-        Some(IdleBlock::of(memory, layout, layout.size(), NO_CLASS, None).lend())
+        Some(IdleBlock::of(memory, layout, len, NO_CLASS, None).lend())
     }
 
     pub(crate) fn capacity(&self) -> usize {
