@@ -114,6 +114,9 @@ fn line(event: &Value, color: bool) -> String {
             "all" => "everything".to_owned(),
             _ => text("key"),
         },
+        "gap" if event["reason"] == "restarted" => {
+            "the node was restarted; what happened in between may be missing".to_owned()
+        }
         "gap" => format!(
             "{} to {} are missing ({})",
             event["from"],
