@@ -29,8 +29,8 @@ pub struct PoolConfig {
     pub max_bytes: usize,
     /// What happens beyond that.
     pub exhaustion: Exhaustion,
-    /// Buffers of each class that a thread keeps for itself (fewer of large ones: 256 KiB a class). A thread gets its
-    /// cache as long as the caches of all fit into `max_bytes_held`. Pools that may refuse have none: what is idle has
+    /// Buffers of each class that a thread keeps for itself (fewer of large ones: 256 KiB a class, at least two; none of
+    /// those above 256 KiB). A thread gets its cache as long as the caches of all fit into half of `max_bytes_held`. Pools that may refuse have none: what is idle has
     /// to be there for every thread.
     pub thread_cache: usize,
     /// Overwrite every buffer with zeros when it comes back. For secrets; costs a pass over the memory.

@@ -8,8 +8,8 @@
 //!    +-------- drop, of the last one, on any thread --------
 //! ```
 //! One mechanism, in presets: [`BufferPool`] with any size classes, [`LargeBufferPool`] with three page-aligned tiers,
-//! [`MemoryPool`] for exact sizes with [`ZeroCopyBuffer`] as its cursor, and [`packet`] for `BytesMut` of 256, 512 and
-//! 1500 bytes per thread. Beside them [`Arena`] (a batch in one buffer), [`StackBuffer`] and [`MappedBuffer`] (huge
+//! and [`MemoryPool`] for exact sizes with [`ZeroCopyBuffer`] as its cursor. Beside them [`packet`] (a pool of its own in each
+//! thread, for `BytesMut` of 256, 512 and 1500 bytes), [`Arena`] (a batch in one buffer), [`StackBuffer`] and [`MappedBuffer`] (huge
 //! pages), and the one counted copying function.
 //!
 //! *Knows:* memory. *Does not know:* files, sockets, threads' names.

@@ -33,7 +33,8 @@ pub enum Backing {
 /// Zeroed memory outside the heap, for large buffers that live long.
 ///
 /// Pages come into being where they are first touched: a buffer that one thread is to use is best made, or
-/// [prefaulted](Self::prefault), on that thread, so that its pages lie near that processor.
+/// [prefaulted](Self::prefault), on that thread, so that its pages lie near that processor (not on the
+/// heap, whose pages are all written at once).
 ///
 /// ```
 /// use straightway_buffer::{HugePages, MappedBuffer};

@@ -3,7 +3,8 @@
 //! A thread takes from and gives back to its own cache without a lock or an atomic read-modify-write; caches fill up
 //! from and spill into the shared store by halves, so that a buffer may come back on any thread and an imbalance
 //! (one thread takes, another gives back) costs one lock for many buffers. What exists is counted where memory is
-//! allocated and freed, what lies idle where it changes hands: both bounds hold at every moment.
+//! allocated and freed, what lies idle where it changes hands: both bounds hold at every moment, for the memory of the
+//! buffers (beside each lies a record of 64 bytes, and what the allocator puts before both).
 use crate::class::Classes;
 use crate::config::{Exhaustion, PoolConfig};
 use crate::error::BufferError;
@@ -13,7 +14,8 @@ use crate::stats::{Counts, PoolStats, add};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, with};
 use crate::watch::Watch;
 
-/// A pool of buffers in size classes. Clones share it; buffers may outlive it.
+/// A pool of buffers in size classes. Clones share it; buffers may outlive it. When the last clone is dropped, what lies idle
+/// in another thread's cache is freed when that thread ends, gives a buffer of this pool back, or first uses a further pool.
 ///
 /// ```
 /// use straightway_buffer::{BufferPool, PoolConfig, Reason};

@@ -1,7 +1,8 @@
 //! What a pool has done.
 use crate::sync::{AtomicU64, Ordering};
 
-/// Counters of a pool, since it was made. Read while others work, they are each right and only nearly of one moment.
+/// Counters of a pool, since it was made. Read while others work, they are only nearly of one moment: a
+/// buffer on its way between a thread's cache and the store may be seen in both.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {

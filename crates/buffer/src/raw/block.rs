@@ -184,7 +184,7 @@ impl SharedBlock {
         bytes(record(&self.0))
     }
 
-    /// Whether this is the only handle, which then nobody else can multiply.
+    /// Whether this is the only handle; nobody else can multiply it unless they hold this very one.
     pub(crate) fn is_unique(&self) -> bool {
         // Acquire: what the others did before they let go is over.
         record(&self.0).refs.load(Ordering::Acquire) == 1
