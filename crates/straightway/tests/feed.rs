@@ -413,3 +413,37 @@ async fn an_event_right_after_the_handshake_is_heard() {
     }
     node.stop().await;
 }
+
+/// What was gathered for a filter that is gone is not taken for another's, and a place beyond the end is another life's.
+#[tokio::test]
+async fn filters_come_and_go_and_each_gets_its_own() {
+    let node = TestNode::start().await;
+    for n in 0..3 {
+        node.put(&format!("a/{n}"), b"x").await;
+        node.put(&format!("b/{n}"), b"x").await;
+    }
+    let mut raw = Raw::json(&node, "?kind=stored&from=1&prefix=a/").await;
+    for prefix in ["a", "b", "a", "b"] {
+        let mut other = Raw::json(&node, &format!("?kind=stored&from=1&prefix={prefix}/")).await;
+        for n in 0..3 {
+            assert_eq!(other.event().await["key"], format!("{prefix}/{n}"));
+        }
+    }
+    for n in 0..3 {
+        assert_eq!(raw.event().await["key"], format!("a/{n}"));
+    }
+    raw.send(0x81, br#"{"subscribe": {"kinds": ["stored"], "prefix": "b/", "from": 1}}"#).await;
+    while let Heard::Text(text) = raw.hear().await {
+        if text["type"] == "subscribed" {
+            break;
+        }
+    }
+    for n in 0..3 {
+        assert_eq!(raw.event().await["key"], format!("b/{n}"));
+    }
+    let mut beyond = Raw::json(&node, "?kind=stored&from=5000").await;
+    let gap = beyond.event().await;
+    assert_eq!((&gap["kind"], &gap["reason"]), (&"gap".into(), &"restarted".into()));
+    assert_eq!(beyond.event().await["offset"], 1);
+    node.stop().await;
+}

@@ -184,7 +184,9 @@ fn stream(
     let cursor = match resume {
         // Another life of the node: everything that is kept, behind a notice.
         Some((Some(epoch), _)) if epoch != feed.epoch() => 0,
-        Some((_, from)) => from.min(feed.head()),
+        // So is an offset that is yet to come.
+        Some((_, from)) if from > feed.head() => 0,
+        Some((_, from)) => from,
         None => feed.head(),
     };
     let reading = Reading {
@@ -192,6 +194,7 @@ fn stream(
         filter,
         cursor,
         stats_seen: 0,
+        told: None,
         head: feed.watch(),
         _seat: feed.stream(),
     };
@@ -212,6 +215,8 @@ struct Reading {
     filter: Filter,
     cursor: u64,
     stats_seen: u64,
+    /// The place that the client knows of.
+    told: Option<u64>,
     head: watch::Receiver<u64>,
     _seat: StreamSeat,
 }
@@ -225,21 +230,34 @@ impl Reading {
             if self.node.feed.is_stopping() {
                 return None;
             }
-            let piece = self.gather();
+            let (piece, more) = self.gather();
             if !piece.is_empty() {
                 return Some(piece);
             }
-            if self.changed_within(heartbeat).await.is_none() {
-                return Some(Bytes::from_static(b":\n\n"));
+            // An id without data fires no event, but is what the client resumes from.
+            let place = self.cursor.saturating_sub(1);
+            if self.told.is_none() {
+                return Some(self.tell(place));
+            }
+            if more {
+                tokio::task::yield_now().await;
+            } else if self.changed_within(heartbeat).await.is_none() {
+                return Some(self.tell(place));
             }
         }
+    }
+
+    fn tell(&mut self, place: u64) -> Bytes {
+        self.told = Some(place);
+        Bytes::from(format!("id: {}-{place}\n\n", self.node.feed.epoch()))
     }
 
     async fn changed_within(&mut self, time: Duration) -> Option<()> {
         tokio::time::timeout(time, self.head.changed()).await.ok()?.ok()
     }
 
-    fn gather(&mut self) -> Bytes {
+    /// What there is to tell, and whether there may be more at once.
+    fn gather(&mut self) -> (Bytes, bool) {
         let feed = &self.node.feed;
         let mut out = BytesMut::new();
         let batch = feed.read(self.cursor, STREAM_BATCH);
@@ -272,7 +290,10 @@ impl Reading {
             out.put_slice(&slot.text(feed.forms()));
             out.put_slice(b"\n\n");
         }
-        out.freeze()
+        if !out.is_empty() {
+            self.told = Some(self.cursor.saturating_sub(1));
+        }
+        (out.freeze(), batch.slots.len() == STREAM_BATCH)
     }
 }
 

@@ -35,6 +35,10 @@ pub(super) struct Conn {
     pub(super) cursor: u64,
     /// Offsets of urgent events that were sent ahead of others and whose turn has not come.
     pub(super) ahead: Vec<u64>,
+    /// Urgent events up to this offset were looked at for being sent ahead.
+    pub(super) ahead_to: u64,
+    /// It is among those who are listened to again.
+    pub(super) talkative: bool,
     /// How far behind it may be: more than usual while it catches up from where it resumed.
     pub(super) may_lag: u64,
     /// Its place among the hub's connections.
@@ -99,6 +103,8 @@ impl Conn {
             filter: 0,
             cursor: 0,
             ahead: Vec::new(),
+            ahead_to: 0,
+            talkative: false,
             may_lag: 0,
             index,
             stats_seen: 0,

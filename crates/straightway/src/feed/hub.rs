@@ -60,7 +60,7 @@ pub(super) struct Hub {
     pub(super) talkative: Vec<usize>,
     pub(super) scratch: Vec<u8>,
     next_sweep: Instant,
-    drained_by: Option<Instant>,
+    pub(super) drained_by: Option<Instant>,
 }
 
 /// A run of events for all who stand at `start`.
@@ -72,6 +72,8 @@ struct Burst {
     frames: Vec<SharedPacket>,
     events: u64,
     bytes: u64,
+    /// When the first of the events in it is worth nothing any more, in milliseconds since the Unix epoch.
+    until: Option<u64>,
 }
 
 impl Hub {
@@ -229,8 +231,15 @@ impl Hub {
             }
         }
         // It has far to go and reads fast: others first.
-        self.talkative.push(conn.index);
+        self.hear_again(conn);
         Ok(())
+    }
+
+    /// Has a subscriber listened to, and served, again.
+    pub(super) fn hear_again(&mut self, conn: &mut Conn) {
+        if !std::mem::replace(&mut conn.talkative, true) {
+            self.talkative.push(conn.index);
+        }
     }
 
     /// Tells a subscriber that stands before the oldest event, or too far behind the newest, what it does not get.
@@ -270,10 +279,11 @@ impl Hub {
         if self.view.next() <= soon || conn.ahead.len() == MAX_AHEAD {
             return Ok(false);
         }
-        let beyond = conn.ahead.last().map_or(soon, |last| soon.max(*last));
+        let beyond = soon.max(conn.ahead_to);
         let Some(slot) = self.view.urgent_after(beyond).cloned() else { return Ok(false) };
-        conn.ahead.push(slot.offset);
-        if self.filters.wants(conn.filter, &slot) {
+        conn.ahead_to = slot.offset;
+        if !conn.ahead.contains(&slot.offset) && self.filters.wants(conn.filter, &slot) {
+            conn.ahead.push(slot.offset);
             count(&self.shared.counts.overtaken, 1);
             let forms = &self.shared.forms;
             let frame = slot.ahead(forms).map_err(io::Error::other)?;
@@ -287,7 +297,10 @@ impl Hub {
         // Whoever was sent something ahead stands apart until it has passed it.
         conn.ahead.retain(|offset| *offset >= start);
         let alone = !conn.ahead.is_empty();
-        let same = |burst: &Burst| (burst.start, burst.filter, burst.form) == (start, filter, form);
+        let same = |burst: &Burst| {
+            (burst.start, burst.filter, burst.form) == (start, filter, form)
+                && burst.until.is_none_or(|end| now_ms() < end)
+        };
         let known = if alone { None } else { self.bursts.iter().position(same) };
         let made;
         let burst = if let Some(known) = known {
@@ -321,8 +334,16 @@ impl Hub {
 
     /// The events from `start` on that a filter lets through, as few frames as is worth while.
     fn gather(&mut self, start: u64, filter: u32, form: Form, ahead: &[u64]) -> Burst {
-        let mut burst =
-            Burst { start, filter, form, end: start, frames: Vec::new(), events: 0, bytes: 0 };
+        let mut burst = Burst {
+            start,
+            filter,
+            form,
+            end: start,
+            frames: Vec::new(),
+            events: 0,
+            bytes: 0,
+            until: None,
+        };
         let now_ms = now_ms();
         let mut bytes = 0;
         for slot in self.view.from(start) {
@@ -337,6 +358,7 @@ impl Hub {
                     break;
                 }
                 bytes += frame.len();
+                burst.until = [burst.until, slot.expires_ms].into_iter().flatten().min();
                 burst.frames.push(frame.clone());
                 burst.events += 1;
             }
@@ -397,6 +419,11 @@ impl Hub {
         let full = self.full_budget();
         let step = u16::try_from(limits.commands_per_second).unwrap_or(u16::MAX).max(1);
         let head = self.view.next();
+        if self.is_empty() {
+            // Nobody is there to keep old events for.
+            self.view = View::default();
+            self.bursts.clear();
+        }
         for index in 0..self.conns.len() {
             let Some(mut conn) = self.conns[index].take() else { continue };
             conn.budget = conn.budget.saturating_add(step).min(full);
@@ -451,5 +478,12 @@ impl Hub {
 
     fn is_empty(&self) -> bool {
         self.free.len() == self.conns.len()
+    }
+}
+
+/// Whoever joins from here on is let go of, whatever ended the thread.
+impl Drop for Hub {
+    fn drop(&mut self) {
+        drop(self.shared.joining.lock().take());
     }
 }

@@ -54,7 +54,8 @@ pub(super) struct Shared {
     pub(super) waker: mio::Waker,
     pub(super) woken: AtomicBool,
     pub(super) stopping: AtomicBool,
-    pub(super) joining: Mutex<Vec<Joining>>,
+    /// `None` once the hub has ended.
+    pub(super) joining: Mutex<Option<Vec<Joining>>>,
     pub(super) subscribers: AtomicUsize,
     pub(super) by_address: Mutex<HashMap<IpAddr, usize>>,
     pub(super) counts: Counts,
@@ -126,7 +127,7 @@ impl Feed {
             waker,
             woken: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            joining: Mutex::default(),
+            joining: Mutex::new(Some(Vec::new())),
             subscribers: AtomicUsize::new(0),
             by_address: Mutex::default(),
             counts: Counts::default(),

@@ -99,6 +99,9 @@ impl Feed {
         address: Option<IpAddr>,
     ) -> Result<Option<Reserved>, BadFilter> {
         let filter = Filter::of(wanted)?;
+        if self.is_stopping() {
+            return Ok(None);
+        }
         let since = self.head();
         Ok(self.shared.seat(address).map(|seat| Reserved { filter, since, seat }))
     }
@@ -107,7 +110,9 @@ impl Feed {
     pub fn join(&self, reserved: Reserved, subscriber: Subscriber) {
         let Reserved { filter, since, seat } = reserved;
         // Bounded by the seats.
-        self.shared.joining.lock().push(Joining { subscriber, filter, since, seat });
+        if let Some(joining) = self.shared.joining.lock().as_mut() {
+            joining.push(Joining { subscriber, filter, since, seat });
+        }
         self.shared.wake();
     }
 }

@@ -24,7 +24,7 @@ const SEND_BUFFER_BYTES: usize = 128 * 1024;
 impl Hub {
     /// Takes in those who joined.
     pub(super) fn welcome(&mut self) {
-        let joining = std::mem::take(&mut *self.shared.joining.lock());
+        let joining = self.shared.joining.lock().as_mut().map(std::mem::take).unwrap_or_default();
         if joining.is_empty() {
             return;
         }
@@ -61,6 +61,9 @@ impl Hub {
             Conn::new(socket, index, agreed.encoding, agreed.zstd, deflate, max_message, seat);
         conn.budget = self.full_budget();
         conn.filter = self.filters.enter(filter);
+        if self.drained_by.is_some() {
+            conn.close(CloseCode::Restart, "the node stops; come back in a second");
+        }
         let outcome = self.greet(&mut conn, &wanted, agreed.encoding, unread);
         self.put_back(index, Box::new(conn), outcome);
         Ok(())
@@ -96,7 +99,8 @@ impl Hub {
             return Ok(true);
         };
         conn.cursor = from;
-        if wanted.epoch.is_some_and(|epoch| epoch != self.shared.epoch) {
+        // An offset that is yet to come was given by another life of the node.
+        if wanted.epoch.is_some_and(|epoch| epoch != self.shared.epoch) || from > next {
             self.send_gap(conn, oldest, GapReason::Restarted)?;
             conn.may_lag += next - oldest;
             return Ok(false);
@@ -106,7 +110,7 @@ impl Hub {
             conn.may_lag += next - oldest;
             return Ok(false);
         }
-        conn.cursor = from.min(next);
+        conn.cursor = from;
         // What is kept for those who resume is not held against them.
         conn.may_lag += next - conn.cursor;
         Ok(true)
@@ -144,16 +148,22 @@ impl Hub {
     /// Reads what a subscriber says.
     pub(super) fn listen(&mut self, index: usize) {
         let Some(mut conn) = self.conns.get_mut(index).and_then(Option::take) else { return };
+        conn.talkative = false;
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut outcome = Ok(());
         let mut reads = 0;
         loop {
             if reads == READS {
-                self.talkative.push(index);
+                self.hear_again(&mut conn);
                 break;
             }
             reads += 1;
             match conn.socket.read(&mut scratch) {
+                // It has said goodbye, or has been told why: what is left of that goes out first.
+                Ok(0) if conn.closing.is_some() => {
+                    conn.agree(None);
+                    break;
+                }
                 Ok(0) => {
                     outcome = Err(io::ErrorKind::UnexpectedEof.into());
                     break;
@@ -279,13 +289,15 @@ impl Hub {
         let entered = self.filters.enter(filter);
         self.filters.leave(std::mem::replace(&mut conn.filter, entered));
         conn.stats_seen = 0;
-        let keeps_place = wanted.from.is_none();
-        let cursor = conn.cursor;
-        let resumed = self.place(conn, wanted)?;
-        if keeps_place {
+        conn.ahead_to = 0;
+        let resumed = if wanted.from.is_none() {
             // A new filter, not a new place: what is under way is not lost.
-            conn.cursor = cursor;
-        }
+            conn.on_lag = wanted.on_lag;
+            true
+        } else {
+            conn.ahead.clear();
+            self.place(conn, wanted)?
+        };
         let epoch = self.shared.epoch;
         self.reply(
             conn,

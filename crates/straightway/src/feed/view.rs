@@ -61,11 +61,13 @@ impl View {
     }
 }
 
-/// All filters in use. Equal ones are one, and an event is judged once by each.
+/// All filters in use. Equal ones are one, and an event is judged once by each that several share.
 #[derive(Debug, Default)]
 pub(super) struct Filters {
     by_value: HashMap<Filter, u32>,
-    entries: Vec<Option<Entry>>,
+    entries: HashMap<u32, Entry>,
+    /// Never given out twice: what was made for a filter that is gone must not be taken for another's.
+    next: u32,
 }
 
 #[derive(Debug)]
@@ -80,41 +82,41 @@ struct Entry {
 impl Filters {
     pub(super) fn enter(&mut self, filter: Filter) -> u32 {
         if let Some(id) = self.by_value.get(&filter) {
-            if let Some(entry) = &mut self.entries[*id as usize] {
+            if let Some(entry) = self.entries.get_mut(id) {
                 entry.users += 1;
             }
             return *id;
         }
+        let id = self.next;
+        self.next = self.next.wrapping_add(1);
         let entry = Entry { filter: filter.clone(), users: 1, from: 0, verdicts: VecDeque::new() };
-        let free = self.entries.iter().position(Option::is_none);
-        let index = free.unwrap_or_else(|| {
-            self.entries.push(None);
-            self.entries.len() - 1
-        });
-        self.entries[index] = Some(entry);
-        let id = u32::try_from(index).unwrap_or(u32::MAX);
+        self.entries.insert(id, entry);
         self.by_value.insert(filter, id);
         id
     }
 
     pub(super) fn leave(&mut self, id: u32) {
-        let Some(place) = self.entries.get_mut(id as usize) else { return };
-        let Some(entry) = place else { return };
+        let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.users -= 1;
         if entry.users == 0 {
             self.by_value.remove(&entry.filter);
-            *place = None;
+            self.entries.remove(&id);
         }
     }
 
     pub(super) fn wants_kind(&self, id: u32, kind: Kind) -> bool {
-        self.entries.get(id as usize).and_then(Option::as_ref).is_some_and(|e| e.filter.wants(kind))
+        self.entries.get(&id).is_some_and(|entry| entry.filter.wants(kind))
     }
 
     /// Whether a filter lets an event through.
     pub(super) fn wants(&mut self, id: u32, slot: &Slot) -> bool {
-        let Some(Some(entry)) = self.entries.get_mut(id as usize) else { return false };
-        if entry.verdicts.is_empty() {
+        let Some(entry) = self.entries.get_mut(&id) else { return false };
+        if entry.users == 1 {
+            return entry.filter.matches(slot);
+        }
+        let end = entry.from + entry.verdicts.len() as u64;
+        if slot.offset > end || entry.verdicts.is_empty() {
+            entry.verdicts.clear();
             entry.from = slot.offset;
         }
         let end = entry.from + entry.verdicts.len() as u64;
@@ -123,18 +125,17 @@ impl Filters {
             entry.verdicts.push_back(verdict);
             return verdict;
         }
-        let index =
-            slot.offset.checked_sub(entry.from).and_then(|index| usize::try_from(index).ok());
+        let index = slot.offset.checked_sub(entry.from).and_then(|at| usize::try_from(at).ok());
         match index.and_then(|index| entry.verdicts.get(index)) {
             Some(verdict) => *verdict,
-            // Somebody went back, or an urgent event comes ahead.
+            // Somebody went back.
             None => entry.filter.matches(slot),
         }
     }
 
     /// Forgets verdicts on events that are gone.
     pub(super) fn forget_before(&mut self, oldest: u64) {
-        for entry in self.entries.iter_mut().flatten() {
+        for entry in self.entries.values_mut().filter(|entry| !entry.verdicts.is_empty()) {
             while entry.from < oldest && entry.verdicts.pop_front().is_some() {
                 entry.from += 1;
             }
