@@ -106,3 +106,28 @@ fn what_is_worth_nothing_any_more_is_not_sent() {
     assert_eq!(feed.stats().expired, 1);
     feed.stop();
 }
+
+/// The bound of the history is one on memory, whatever forms are asked for.
+#[test]
+fn forms_made_on_request_count_as_history() {
+    let limits = FeedLimits {
+        history_bytes: 1 << 20,
+        flush_window: Duration::ZERO,
+        ..FeedLimits::default()
+    };
+    let feed = Feed::start("test".into(), limits, OptimizerMode::On).expect("started");
+    let mut socket = subscribe(&feed, Some(1));
+    let key = "k".repeat(1000);
+    let mut room = vec![0; 64 * 1024];
+    for _ in 0..2000 {
+        feed.publish(&event(&key));
+        let mut heard = 0;
+        while heard < 1000 {
+            heard += socket.read(&mut room).expect("an event");
+        }
+    }
+    // The rest is JSON, as it is and deflated.
+    let stats = feed.stats();
+    assert!((1 << 17..600 << 10).contains(&stats.history_bytes), "{stats:?}");
+    feed.stop();
+}

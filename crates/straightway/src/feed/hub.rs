@@ -268,7 +268,7 @@ impl Hub {
         let forms = &self.shared.forms;
         let stamp = Stamp { offset: to, time_us: now_ms() * 1000, ..Stamp::default() };
         let message = forms.encoder.encode(stamp, &gap).map_err(io::Error::other)?;
-        let slot = Slot::new(message, Kind::Gap, self.shared.started.elapsed());
+        let slot = Slot::new(message, Kind::Gap, self.shared.started.elapsed(), forms);
         let slot = slot.map_err(io::Error::other)?;
         conn.queue_frame(slot.frame(conn.form(), forms).clone())
     }

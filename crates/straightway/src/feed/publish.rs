@@ -208,10 +208,11 @@ impl Shared {
         let offset = ring.next();
         let stamp = Stamp { priority, ttl_ms, offset, time_us: now_us() };
         let message = self.forms.encoder.encode_as::<Event, _>(stamp, event.size_hint(), event);
-        let slot =
-            message.and_then(|message| Slot::new(message, event.kind, self.started.elapsed()));
+        let slot = message.and_then(|message| {
+            Slot::new(message, event.kind, self.started.elapsed(), &self.forms)
+        });
         match slot {
-            Ok(slot) => ring.push(Arc::new(slot)),
+            Ok(slot) => ring.push(Arc::new(slot), &self.forms),
             Err(error) => {
                 return tracing::warn!(%error, key = event.key, "an event could not be told");
             }
@@ -232,7 +233,9 @@ impl Shared {
         let offset = self.ring.read().next();
         let stamp = Stamp { priority: 0, ttl_ms: STATS_TTL_MS, offset, time_us: now_us() };
         let message = self.forms.encoder.encode(stamp, stats);
-        match message.and_then(|message| Slot::new(message, Kind::Stats, self.started.elapsed())) {
+        match message.and_then(|message| {
+            Slot::new(message, Kind::Stats, self.started.elapsed(), &self.forms)
+        }) {
             Ok(slot) => *self.stats.lock() = Some(Arc::new(slot)),
             Err(error) => return tracing::warn!(%error, "the node's numbers could not be told"),
         }

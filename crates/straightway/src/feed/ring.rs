@@ -1,6 +1,6 @@
 //! The log of encoded events.
 use std::collections::VecDeque;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -31,6 +31,27 @@ pub(crate) struct Slot {
     zstd: OnceLock<Option<SharedPacket>>,
     /// The same event, marked as one that overtook others.
     ahead: OnceLock<Box<Slot>>,
+    weight: Weight,
+}
+
+/// Memory of the forms that were made on request; given back with the slot.
+#[derive(Debug)]
+struct Weight {
+    all: Arc<AtomicUsize>,
+    own: AtomicUsize,
+}
+
+impl Weight {
+    fn add(&self, bytes: usize) {
+        self.own.fetch_add(bytes, Ordering::Relaxed);
+        self.all.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.own.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
 }
 
 /// The JSON form: a text frame, and where its text begins.
@@ -57,11 +78,13 @@ pub(crate) struct Forms {
     pub(crate) encoder: Encoder,
     pub(super) json: AtomicU64,
     pub(super) zstd: AtomicU64,
+    /// Bytes of all forms that were made on request and still exist.
+    weight: Arc<AtomicUsize>,
 }
 
 impl Forms {
     pub(super) fn new(encoder: Encoder) -> Self {
-        Self { encoder, json: AtomicU64::new(0), zstd: AtomicU64::new(0) }
+        Self { encoder, json: AtomicU64::new(0), zstd: AtomicU64::new(0), weight: Arc::default() }
     }
 }
 
@@ -70,7 +93,12 @@ const DEFLATE_FROM: usize = 1024;
 
 impl Slot {
     /// A slot for an encoded message, whose header is asked for all that it says.
-    pub(crate) fn new(message: PooledBuffer, kind: Kind, at: Duration) -> Result<Self, CodecError> {
+    pub(crate) fn new(
+        message: PooledBuffer,
+        kind: Kind,
+        at: Duration,
+        forms: &Forms,
+    ) -> Result<Self, CodecError> {
         let (header, _) = Header::parse(&message)?;
         let len = message.len();
         let mut message = message;
@@ -86,6 +114,7 @@ impl Slot {
             json: OnceLock::new(),
             zstd: OnceLock::new(),
             ahead: OnceLock::new(),
+            weight: Weight { all: forms.weight.clone(), own: AtomicUsize::new(0) },
         })
     }
 
@@ -135,7 +164,8 @@ impl Slot {
         message.set_headroom(HEADROOM)?;
         message.fill_from(self.message(), Reason::Gather);
         Header::set_flags(&mut message, Flags::URGENT);
-        let slot = Self::new(message, self.kind, self.at)?;
+        self.weight.add(message.capacity());
+        let slot = Self::new(message, self.kind, self.at, forms)?;
         Ok(self.ahead.get_or_init(|| Box::new(slot)))
     }
 
@@ -143,6 +173,7 @@ impl Slot {
         count(&forms.zstd, 1);
         let packed = forms.encoder.compress::<Event>(self.message())?;
         let Some(mut packed) = packed else { return Ok(None) };
+        self.weight.add(packed.capacity());
         put_head(&mut packed, Opcode::Binary)?;
         Ok(Some(packed.share()))
     }
@@ -160,7 +191,8 @@ impl Slot {
         let offset = header.offset;
         count(&forms.json, 1);
         let pool = forms.encoder.pool();
-        let mut len = 2 * self.len() + 256;
+        // JSON is a little longer than the archive, unless there is much to escape.
+        let mut len = self.len() + 160;
         let mut buffer = loop {
             let mut buffer = pool.acquire(len)?;
             buffer.set_headroom(MAX_HEAD_BYTES)?;
@@ -194,12 +226,21 @@ impl Slot {
             let mut packed = pool.acquire(MAX_HEAD_BYTES + text)?;
             packed.set_headroom(MAX_HEAD_BYTES)?;
             if straightway_codec::ws::deflate(&buffer, &mut packed) {
+                self.weight.add(packed.capacity());
                 put_head_deflated(&mut packed, Opcode::Text)?;
                 Some(packed.share())
             } else {
                 None
             }
         };
+        if buffer.capacity() > 2 * text + 256 {
+            // It is kept: not in four times the room that it takes.
+            let mut fitting = pool.acquire(MAX_HEAD_BYTES + text)?;
+            fitting.set_headroom(MAX_HEAD_BYTES)?;
+            fitting.fill_from(&buffer, Reason::Gather);
+            buffer = fitting;
+        }
+        self.weight.add(buffer.capacity());
         put_head(&mut buffer, Opcode::Text)?;
         Ok(Text { head: buffer.len() - text, frame: buffer.share(), deflated })
     }
@@ -306,18 +347,21 @@ impl Ring {
     }
 
     /// Appends an event, which must bear the next offset, and lets go of what is too much or too old.
-    pub(crate) fn push(&mut self, slot: Arc<Slot>) {
+    pub(crate) fn push(&mut self, slot: Arc<Slot>, forms: &Forms) {
         debug_assert_eq!(slot.offset, self.next, "offsets have no holes");
         let now = slot.at;
+        // What was made of the events on request counts, too.
+        let mut made = forms.weight.load(Ordering::Relaxed);
         self.bytes += slot.len();
         self.next += 1;
         self.slots.push_back(slot);
         while self.slots.len() > self.max_events
-            || self.bytes > self.max_bytes
+            || self.bytes + made > self.max_bytes
             || self.slots.front().is_some_and(|oldest| now.saturating_sub(oldest.at) > self.max_age)
         {
             let Some(oldest) = self.slots.pop_front() else { break };
             self.bytes -= oldest.len();
+            made = made.saturating_sub(oldest.weight.own.load(Ordering::Relaxed));
         }
     }
 
