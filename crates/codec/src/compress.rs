@@ -1,7 +1,7 @@
 //! Compression that can be shared by all readers: zstd against a dictionary that both sides have.
 //!
 //! A single event is too short for a compressor to learn anything from: deflate without context takes 424 B of JSON to 403,
-//! a dictionary trained on events takes 377 B of archive below 140, and the result is the same for every subscriber.
+//! a dictionary trained on events takes an archive to two fifths, and the result is the same for every subscriber.
 use std::sync::LazyLock;
 
 use parking_lot::Mutex;
