@@ -9,13 +9,12 @@ use bytes::Bytes;
 use futures_core::Stream;
 use straightway_buffer::{LargeBufferPool, Reason};
 
-use crate::commit::{Change, Current};
+use crate::commit::{Change, Current, Why};
 use crate::config::CacheBuilder;
 use crate::core::Core;
 use crate::error::CacheError;
 use crate::iter::ObjectIter;
 use crate::meta::{ObjectMeta, check_key};
-use crate::observe::Removal;
 use crate::open::{Opened, open};
 use crate::purge::{Purge, Purged};
 use crate::read::Object;
@@ -253,22 +252,18 @@ impl RawDiskCache {
             }
             _ => return Err(failed()),
         };
-        let committed =
-            core.committer.commit(Change::Remove { hash, current, flush: true }, None).await?;
+        let live = live.is_some();
+        let why = Why::Removed { key: key.to_owned(), live };
+        let committed = core.committer.commit(Change::Remove { hash, current, why }, None).await?;
         if !committed.applied {
             return Err(failed());
         }
-        let removed = live.is_some() && committed.previous.is_some();
-        if removed {
-            core.counters.removes.add(1);
-            core.observer.removed(key, Removal::Removed);
-        }
-        Ok(removed)
+        Ok(live && committed.previous.is_some())
     }
 
     /// Purges: takes effect in constant time, however many objects are covered, and for all of them at once. When this
     /// returns, no lookup finds a covered object, whatever crashes; what was found before may still be read to its end.
-    /// An upload that began before the purge is purged with the rest (not for [`Purge::Key`], which is a removal).
+    /// An upload that began before the purge is purged with the rest.
     ///
     /// The answer waits at most 5 s for the objects to be counted.
     ///
@@ -405,6 +400,11 @@ impl RawDiskCache {
         let shared = self.0.clone();
         let closing = tokio::task::spawn_blocking(move || shared.threads.stop(&shared.core));
         closing.await.map_err(|_| CacheError::Closed)?
+    }
+
+    #[cfg(test)]
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.0.core
     }
 
     pub(crate) fn io_error(&self, what: &'static str, source: io::Error) -> CacheError {

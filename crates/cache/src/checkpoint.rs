@@ -19,9 +19,9 @@ const INTERVAL: Duration = Duration::from_mins(1);
 /// The checkpoint thread: returns once the journal is stopped.
 pub(crate) fn run(core: &Core) {
     while core.committer.journal.wait_until_wanted(INTERVAL) {
-        if core.committer.journal.is_ahead()
-            && let Err(error) = write(core)
-        {
+        // Purges that are swept are forgotten by a checkpoint, even if nothing was journaled since the last one.
+        let wanted = core.committer.journal.is_ahead() || !core.rules.swept().is_empty();
+        if wanted && let Err(error) = write(core) {
             core.counters.io_errors.add(1);
             tracing::error!(%error, "a checkpoint could not be written; the journal keeps what it would hold");
         }

@@ -61,11 +61,10 @@ pub(crate) enum Change {
         to: Location,
         units: u64,
     },
-    /// Flushed unless something durable already keeps what it removes from coming back.
     Remove {
         hash: u64,
         current: Current,
-        flush: bool,
+        why: Why,
     },
     Free {
         seq: u64,
@@ -76,6 +75,18 @@ pub(crate) enum Change {
         rule: Rule,
         tally: Arc<Tally>,
     },
+}
+
+/// Why an object is to leave the index. What was asked for is flushed, and told and counted when it is done: were that
+/// left to who asked, a later store of the key could be told first, and nothing at all if nobody waits for the answer.
+#[derive(Debug)]
+pub(crate) enum Why {
+    /// A purge that is durable and was told covers it.
+    Swept,
+    /// Somebody removes the key; `live`: an object that could be read was seen.
+    Removed { key: String, live: bool },
+    /// Somebody purges the key.
+    Purged { key: String, live: bool },
 }
 
 struct Op {
@@ -354,10 +365,14 @@ impl Decided {
             overlay.get(&hash).copied().unwrap_or_else(|| core.index.find(hash))
         };
         let (record, previous, applied) = match &mut op.change {
-            Change::Insert { entry, current, .. } => {
+            Change::Insert { entry, current, upload } => {
                 let (hash, location) = (entry.hash, entry.location());
                 let previous = now(&self.overlay, hash);
                 let applied = matches(*current, previous);
+                if applied && upload.is_purged() {
+                    // Stored before the purge as far as anybody can tell: never entered, so that nothing can come back.
+                    return answer(op.reply, Ok(Committed { applied, previous: None }));
+                }
                 if applied {
                     self.overlay.insert(hash, Some(location));
                     self.sync |= previous.is_some() || unflushed.contains(&hash);
@@ -376,12 +391,16 @@ impl Decided {
                     applied,
                 )
             }
-            Change::Remove { hash, current, flush } => {
+            Change::Remove { hash, current, why } => {
                 let previous = now(&self.overlay, *hash);
                 let applied = matches(*current, previous);
                 if applied {
                     self.overlay.insert(*hash, None);
-                    self.sync |= *flush;
+                    self.sync |= !matches!(why, Why::Swept);
+                    if matches!(why, Why::Purged { .. }) {
+                        // What was committed before is removed here; what began before and comes later is not entered.
+                        core.rules.purge_uploads(*hash);
+                    }
                 }
                 // Journaled even when the index has nothing: an evicted extent may still be reachable after a crash.
                 (Record::Remove { hash: *hash }, previous, applied)

@@ -14,7 +14,7 @@ use straightway_buffer::{LargeBufferPool, PooledBuffer};
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
-use crate::commit::{Change, Committer};
+use crate::commit::{Change, Committer, Why};
 use crate::device::Device;
 use crate::error::CacheError;
 use crate::format::layout::Layout;
@@ -25,7 +25,7 @@ use crate::io::{IoEngine, Keep};
 use crate::meta::{Entries, Entry, Version};
 use crate::observe::{Observer, Removal};
 use crate::pack::PackQueue;
-use crate::purge::Rules;
+use crate::purge::{Purge, Rules};
 use crate::reclaim::Reclaim;
 use crate::scrub::Scrub;
 use crate::segment::pin::PinTable;
@@ -220,7 +220,10 @@ impl Core {
                 self.gone(previous);
                 let displaced = self.place(entry.hash, entry.location());
                 self.counters.stores.add(1);
-                self.observer.stored(&entry.meta.key, &entry.meta);
+                // Of what a purge covers was told that it is gone: an upload that began before is not news.
+                if !self.rules.is_purged(&entry) {
+                    self.observer.stored(&entry.meta.key, &entry.meta);
+                }
                 self.entries.insert(entry);
                 // From here on a sweep finds the object.
                 drop(upload);
@@ -231,15 +234,35 @@ impl Core {
                 self.counters.reinsertions.add(1);
                 self.place(hash, to)
             }
-            Change::Remove { hash, .. } => {
+            Change::Remove { hash, why, .. } => {
                 self.index.remove(hash);
                 self.gone(previous);
+                self.tell(why, previous.is_some());
                 None
             }
             Change::Free { .. } => None,
             Change::Purge { rule, tally } => {
+                let what = Purge::of(&rule.scope);
                 self.rules.apply(rule, tally);
+                self.observer.purged(&what);
                 None
+            }
+        }
+    }
+
+    /// Counts and tells a removal that somebody asked for.
+    fn tell(&self, why: Why, found: bool) {
+        match why {
+            Why::Swept => {}
+            Why::Removed { key, live } => {
+                if live && found {
+                    self.counters.removes.add(1);
+                    self.observer.removed(&key, Removal::Removed);
+                }
+            }
+            Why::Purged { key, live } => {
+                self.counters.purged.add(u64::from(live && found));
+                self.observer.purged(&Purge::Key(key));
             }
         }
     }

@@ -8,7 +8,7 @@
 //!
 //! An object remembers the generation it was last judged in, so that a hit compares two numbers and walks over the rules
 //! only after a purge.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,12 +16,11 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
 
-use crate::commit::{Change, Current};
+use crate::commit::{Change, Current, Why};
 use crate::core::Core;
 use crate::error::CacheError;
 use crate::format::location::Location;
 use crate::format::rule::{Rule, Scope};
-use crate::iter::ObjectIter;
 use crate::meta::{Entry, check_key};
 use crate::read::Object;
 
@@ -37,6 +36,17 @@ pub enum Purge {
     Tag(String),
     /// All objects.
     All,
+}
+
+impl Purge {
+    /// What was asked for when a rule was made.
+    pub(crate) fn of(scope: &Scope) -> Self {
+        match scope {
+            Scope::Prefix(prefix) if prefix.is_empty() => Self::All,
+            Scope::Prefix(prefix) => Self::Prefix(prefix.to_string()),
+            Scope::Tag(tag) => Self::Tag(tag.to_string()),
+        }
+    }
 }
 
 /// What a purge did.
@@ -66,12 +76,26 @@ pub(crate) struct Rules {
     live: RwLock<Vec<Arc<Live>>>,
     /// Bytes that the rules may take in a checkpoint.
     max_bytes: usize,
-    /// Uploads under way, by generation.
-    uploads: Mutex<BTreeMap<u64, usize>>,
+    uploads: Mutex<Uploads>,
     wake: Mutex<Wake>,
     changed: Condvar,
     /// Told whenever rules were forgotten.
     room: tokio::sync::Notify,
+}
+
+/// Uploads under way.
+#[derive(Debug, Default)]
+struct Uploads {
+    by_generation: BTreeMap<u64, usize>,
+    by_key: HashMap<u64, KeyUploads>,
+}
+
+/// Uploads of one key.
+#[derive(Debug, Default)]
+struct KeyUploads {
+    under_way: usize,
+    /// Purges of the key while there were any.
+    purges: u64,
 }
 
 #[derive(Debug, Default)]
@@ -108,15 +132,32 @@ impl Live {
 pub(crate) struct Upload {
     rules: Arc<Rules>,
     pub(crate) generation: u64,
+    hash: u64,
+    /// Purges of its key, when it began.
+    purges: u64,
+}
+
+impl Upload {
+    /// Whether its key was purged since it began.
+    pub(crate) fn is_purged(&self) -> bool {
+        let uploads = self.rules.uploads.lock();
+        uploads.by_key.get(&self.hash).is_some_and(|key| key.purges != self.purges)
+    }
 }
 
 impl Drop for Upload {
     fn drop(&mut self) {
         let mut uploads = self.rules.uploads.lock();
-        if let Some(count) = uploads.get_mut(&self.generation) {
+        if let Some(count) = uploads.by_generation.get_mut(&self.generation) {
             *count -= 1;
             if *count == 0 {
-                uploads.remove(&self.generation);
+                uploads.by_generation.remove(&self.generation);
+            }
+        }
+        if let Some(key) = uploads.by_key.get_mut(&self.hash) {
+            key.under_way -= 1;
+            if key.under_way == 0 {
+                uploads.by_key.remove(&self.hash);
             }
         }
     }
@@ -144,11 +185,25 @@ impl Rules {
     }
 
     /// Registers an upload that begins now.
-    pub(crate) fn begin(self: &Arc<Self>) -> Upload {
+    pub(crate) fn begin(self: &Arc<Self>, hash: u64) -> Upload {
         let mut uploads = self.uploads.lock();
         let generation = self.generation();
-        *uploads.entry(generation).or_default() += 1;
-        Upload { rules: self.clone(), generation }
+        *uploads.by_generation.entry(generation).or_default() += 1;
+        let key = uploads.by_key.entry(hash).or_default();
+        key.under_way += 1;
+        Upload { rules: self.clone(), generation, hash, purges: key.purges }
+    }
+
+    /// Has the uploads of a key that are under way come to nothing.
+    pub(crate) fn purge_uploads(&self, hash: u64) {
+        if let Some(key) = self.uploads.lock().by_key.get_mut(&hash) {
+            key.purges += 1;
+        }
+    }
+
+    /// The generation of the oldest upload that is under way.
+    fn oldest_upload(&self) -> u64 {
+        self.uploads.lock().by_generation.keys().next().copied().unwrap_or(u64::MAX)
     }
 
     /// Whether an object was purged.
@@ -249,16 +304,15 @@ impl Rules {
 
 /// Purges; see [`crate::RawDiskCache::purge`].
 pub(crate) async fn purge(core: &Arc<Core>, what: Purge) -> Result<Purged, CacheError> {
-    let scope = match &what {
-        Purge::Key(key) => return purge_key(core, key.clone()).await,
-        Purge::Prefix(prefix) => Scope::Prefix(checked(prefix)?),
-        Purge::Tag(tag) => Scope::Tag(checked(tag)?),
+    let scope = match what {
+        Purge::Key(key) => return purge_key(core, key).await,
+        Purge::Prefix(prefix) => Scope::Prefix(checked(&prefix)?),
+        Purge::Tag(tag) => Scope::Tag(checked(&tag)?),
         Purge::All => Scope::Prefix("".into()),
     };
     let tally = Arc::new(Tally::default());
     let mut counted = tally.counted.subscribe();
     commit(core, scope, &tally).await?;
-    core.observer.purged(&what);
     let complete = tokio::time::timeout(COUNT_WAIT, counted.wait_for(|done| *done)).await;
     let complete = complete.is_ok_and(|outcome| outcome.is_ok());
     Ok(Purged { objects: tally.objects.load(Ordering::Acquire), complete })
@@ -271,13 +325,11 @@ fn checked(text: &str) -> Result<Box<str>, CacheError> {
 
 async fn purge_key(core: &Arc<Core>, key: String) -> Result<Purged, CacheError> {
     check_key(&key)?;
-    let live = core.peek(&key).await?;
-    let change = Change::Remove { hash: core.hash(&key), current: Current::Any, flush: true };
+    let live = core.peek(&key).await?.is_some();
+    let (hash, why) = (core.hash(&key), Why::Purged { key, live });
+    let change = Change::Remove { hash, current: Current::Any, why };
     let committed = core.committer.commit(change, None).await?;
-    let objects = u64::from(live.is_some() && committed.previous.is_some());
-    core.counters.purged.add(objects);
-    core.observer.purged(&Purge::Key(key));
-    Ok(Purged { objects, complete: true })
+    Ok(Purged { objects: u64::from(live && committed.previous.is_some()), complete: true })
 }
 
 /// Makes a rule durable and puts it in force; waits while there are too many.
@@ -302,7 +354,7 @@ pub(crate) fn run(core: &Arc<Core>) {
     while core.rules.wait() {
         let rules = core.rules.unswept();
         // Uploads of the generation before a rule may still come: they are looked for by a later walk.
-        let oldest = core.rules.uploads.lock().keys().next().copied().unwrap_or(u64::MAX);
+        let oldest = core.rules.oldest_upload();
         let waiting =
             rules.iter().all(|live| *live.tally.counted.borrow() && oldest < live.rule.generation);
         if rules.is_empty() || waiting {
@@ -324,16 +376,13 @@ pub(crate) fn run(core: &Arc<Core>) {
 /// Walks over the index once; whether everything that is covered was removed. `None`: it is time to stop.
 fn sweep(core: &Arc<Core>) -> Option<bool> {
     let mut all_removed = true;
-    let mut walk = ObjectIter::new(core.clone(), 0);
     let mut found = Vec::with_capacity(SWEEP_BATCH);
-    let mut looked_at = 0_u32;
-    while let Some(object) = walk.next_pinned_blocking() {
-        looked_at += 1;
-        if looked_at.is_multiple_of(256) && core.rules.is_stopped() {
+    for slot in 0..u32::try_from(core.index.slots()).unwrap_or(u32::MAX) {
+        if slot.is_multiple_of(256) && core.rules.is_stopped() {
             return None;
         }
-        // What cannot be read has left the index where it was found.
-        let Ok(object) = object else { continue };
+        let Some((hash, location)) = core.index.at(slot) else { continue };
+        let Some(object) = pin(core, hash, location) else { continue };
         found.extend(Covered::judge(core, &object));
         if found.len() == SWEEP_BATCH {
             all_removed &= remove(core, &mut found);
@@ -341,6 +390,17 @@ fn sweep(core: &Arc<Core>) -> Option<bool> {
     }
     all_removed &= remove(core, &mut found);
     Some(all_removed)
+}
+
+/// Pins what the index holds for a hash, at `location` or wherever it has been moved since. `None`: nothing that could
+/// be read; what is damaged leaves the index where it is found.
+fn pin(core: &Arc<Core>, hash: u64, mut location: Location) -> Option<Object> {
+    loop {
+        if let Ok(object) = Object::pin_blocking(core, hash, location) {
+            return Some(object);
+        }
+        location = core.index.find(hash).filter(|now| !now.same_place(location))?;
+    }
 }
 
 struct Covered {
@@ -368,7 +428,7 @@ fn remove(core: &Arc<Core>, found: &mut Vec<Covered>) -> bool {
         for covered in found.drain(..) {
             let current = Current::Is(Some(covered.location));
             let (reply, answer) = tokio::sync::oneshot::channel();
-            let change = Change::Remove { hash: covered.hash, current, flush: false };
+            let change = Change::Remove { hash: covered.hash, current, why: Why::Swept };
             match core.committer.hand_in(change, None, reply) {
                 Ok(()) => under_way.push((covered, answer)),
                 Err(_) => journaled = false,
@@ -383,8 +443,7 @@ fn remove(core: &Arc<Core>, found: &mut Vec<Covered>) -> bool {
                 }
                 Ok(Ok(_)) => {
                     let moved = core.index.find(covered.hash);
-                    let object =
-                        moved.and_then(|to| Object::pin_blocking(core, covered.hash, to).ok());
+                    let object = moved.and_then(|to| pin(core, covered.hash, to));
                     found.extend(object.and_then(|object| Covered::judge(core, &object)));
                 }
                 _ => journaled = false,
@@ -392,4 +451,29 @@ fn remove(core: &Arc<Core>, found: &mut Vec<Covered>) -> bool {
         }
     }
     journaled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RawDiskCache;
+
+    /// What was moved between the look into the index and the pin is found where it went: a sweep that passed over it
+    /// would have its rule forgotten, and the object back.
+    #[tokio::test]
+    async fn a_sweep_follows_what_was_moved() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let cache = RawDiskCache::new(dir.path().join("c"), 4 << 20, 4096, Duration::ZERO).await;
+        let cache = cache.expect("opens");
+        cache.store("k", bytes::Bytes::from_static(b"x")).await.expect("stored");
+        let core = cache.core();
+        let hash = core.hash("k");
+        let now = core.index.find(hash).expect("stored");
+        let entry = core.peek("k").await.expect("looked up").expect("stored");
+        let before = Location::new(now.unit(), entry.version.seq + 1, entry.units());
+        let pinned = pin(core, hash, before).expect("found");
+        assert!(pinned.location().same_place(now));
+        core.index.remove(hash);
+        assert!(pin(core, hash, before).is_none(), "it is gone");
+    }
 }

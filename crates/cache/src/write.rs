@@ -95,7 +95,7 @@ impl ObjectWriter {
             check_len(&core, len)?;
         }
         let hash = core.hash(key);
-        let upload = core.rules.begin();
+        let upload = core.rules.begin(hash);
         Ok(Self {
             upload,
             core,

@@ -3,8 +3,10 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use straightway_cache::{
     CacheError, ObjectMeta, Observer, Purge, RawDiskCache, Removal, StoreOptions,
@@ -117,6 +119,53 @@ async fn an_upload_that_began_before_is_purged_with_the_rest() {
     assert_eq!(keys(&cache).await, ["q"], "their headers say when they began");
 }
 
+#[tokio::test]
+async fn an_upload_that_began_before_its_key_was_purged_comes_to_nothing() {
+    let scratch = Scratch::new();
+    let heard = Arc::new(Heard::default());
+    let cache = scratch.builder(16 * MIB).observer(heard.clone()).open().await.expect("opens");
+    let begin = async |key: &str| {
+        let mut writer = cache.writer(key, None, StoreOptions::default()).await.expect("begun");
+        writer.write(b"old").await.expect("written");
+        writer
+    };
+    let (first, second, other) = (begin("k").await, begin("k").await, begin("l").await);
+    cache.purge(Purge::Key("k".into())).await.expect("purged");
+    first.finish(None).await.expect("taken");
+    assert!(!cache.contains("k").await.expect("looked up"));
+    // What came after the purge is not touched by what came before it.
+    let third = begin("k").await;
+    store(&cache, "k", &[]).await;
+    second.finish(None).await.expect("taken");
+    other.finish(None).await.expect("stored");
+    assert_eq!(cache.lookup("k").await.expect("looked up").map(|body| body.len()), Some(100 * KIB));
+    third.finish(None).await.expect("stored");
+    assert_eq!(cache.lookup("k").await.expect("looked up").as_deref(), Some(&b"old"[..]));
+    let told = ["purged Key(\"k\")", "stored k", "stored l", "stored k"];
+    assert_eq!(*heard.0.lock(), told, "of what came to nothing nothing is told");
+    let cache = crash(&scratch, cache, 16 * MIB).await;
+    assert_eq!(keys(&cache).await, ["k", "l"]);
+}
+
+/// Purges that are swept are forgotten even if nothing else is written.
+#[tokio::test]
+async fn an_idle_cache_makes_room_for_more_purges() {
+    let scratch = Scratch::new();
+    let cache = scratch.cache(4 * MIB).await;
+    // While it is under way no rule is done with, and checkpoints hold them all.
+    let upload = cache.writer("u", None, StoreOptions::default()).await.expect("begun");
+    for n in 0..64 {
+        cache.purge(Purge::Tag(format!("t{n}"))).await.expect("purged");
+    }
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+    while cache.stats().checkpoints < 3 {
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", cache.stats());
+        tokio::task::yield_now().await;
+    }
+    drop(upload);
+    cache.purge(Purge::Tag("one more".into())).await.expect("room");
+}
+
 /// More purges than may be in force at a time: earlier ones are swept and forgotten, or the answer says why not.
 #[tokio::test]
 async fn purges_without_end_are_bounded_and_none_is_lost() {
@@ -192,6 +241,41 @@ async fn a_purge_is_told_once_whatever_it_covers() {
     cache.purge(Purge::Prefix("p/".into())).await.expect("purged");
     cache.purge(Purge::Key("p/0".into())).await.expect("purged");
     assert_eq!(*heard.0.lock(), ["purged Prefix(\"p/\")", "purged Key(\"p/0\")"]);
+}
+
+/// Who asked may go away: what was handed in happens, and is told, in the order in which it happens.
+#[tokio::test]
+async fn a_purge_or_removal_that_nobody_waits_for_is_told_before_what_follows() {
+    let scratch = Scratch::new();
+    let heard = Arc::new(Heard::default());
+    let cache = scratch.builder(16 * MIB).observer(heard.clone()).open().await.expect("opens");
+    for what in [Purge::Prefix("p/".into()), Purge::Key("p/1".into()), Purge::All] {
+        cache.store("p/1", Bytes::from_static(b"x")).await.expect("stored");
+        heard.0.lock().clear();
+        // Handed in, and given up.
+        drop(cache.purge(what.clone()).now_or_never());
+        // Answered after what was handed in before.
+        cache.remove("other").await.expect("looked for");
+        cache.store("p/1", Bytes::from_static(b"y")).await.expect("stored");
+        assert_eq!(*heard.0.lock(), [format!("purged {what:?}"), "stored p/1".to_owned()]);
+    }
+    heard.0.lock().clear();
+    drop(cache.remove("p/1").now_or_never());
+    cache.store("p/1", Bytes::from_static(b"y")).await.expect("stored");
+    assert_eq!(*heard.0.lock(), ["Removed p/1", "stored p/1"]);
+}
+
+/// An upload that is purged before it is done is told neither.
+#[tokio::test]
+async fn what_is_purged_before_it_is_stored_is_not_told_as_stored() {
+    let scratch = Scratch::new();
+    let heard = Arc::new(Heard::default());
+    let cache = scratch.builder(16 * MIB).observer(heard.clone()).open().await.expect("opens");
+    let mut late = cache.writer("p/1", None, StoreOptions::default()).await.expect("begun");
+    late.write(b"body").await.expect("written");
+    cache.purge(Purge::Prefix("p/".into())).await.expect("purged");
+    late.finish(None).await.expect("taken");
+    assert_eq!(*heard.0.lock(), ["purged Prefix(\"p/\")"]);
 }
 
 #[tokio::test]
