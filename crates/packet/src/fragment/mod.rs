@@ -1,5 +1,7 @@
 //! Fragments of IP packets: made, and put together again within bounds.
+mod pieces;
 mod reassemble;
+mod rules;
 mod split;
 
 pub use reassemble::{Limits, Outcome, Reassembler, ReassemblyStats};

@@ -2,17 +2,20 @@
 //!
 //! An attacker can send fragments that overlap, so as to slip past a filter, and fragments that never complete, so as
 //! to fill the memory (RFC 1858, RFC 5722, CVE-2018-5391). So any overlap discards the datagram and what still comes of
-//! it, for IPv4 as RFC 5722 has it for IPv6; a fragment that was received before, bit by bit, is ignored; and memory,
-//! datagrams, fragments and age are bounded, for all together and for each source. What gives way when the bounds are
-//! reached is the oldest datagram of the source that holds most.
+//! it, for IPv4 as RFC 5722 has it for IPv6; a fragment that was received before, bit by bit, is ignored; a first
+//! fragment of IPv6 without the whole header chain is refused (RFC 7112); and memory, datagrams, fragments and age are
+//! bounded, for all together and for each source. What gives way when a bound is reached is the oldest datagram of the
+//! source that has most of what is short: bytes, or datagrams.
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
+use super::pieces::{Added, Fragment, Pieces, counted, join};
+use super::rules::{broken, check_extent, header_chain};
 use crate::error::PacketError;
-use crate::view::{Ipv4, Ipv6};
+use crate::view::{ExtensionHeader, Ipv4, Ipv6};
 
 /// Bounds of a [`Reassembler`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +58,8 @@ pub enum Outcome {
     Complete(Bytes),
     /// It was received before.
     Duplicate,
-    /// It, and all that was or will be received of its datagram, is dropped: it overlaps another one, or there are too
-    /// many.
+    /// It, and all that was or will be received of its datagram, is dropped: it overlaps another one, there are too
+    /// many, or they are longer than a packet; or it gave way to others.
     Discarded,
 }
 
@@ -70,11 +73,13 @@ pub struct ReassemblyStats {
     pub expired: u64,
     /// Datagrams discarded because fragments overlapped.
     pub overlapped: u64,
+    /// Datagrams discarded because they had too many fragments, or more bytes than a packet can have.
+    pub oversized: u64,
     /// Datagrams that gave way to others.
     pub evicted: u64,
     /// Fragments that came twice.
     pub duplicates: u64,
-    /// Fragments that break a rule by themselves.
+    /// Fragments that break a rule by themselves, or whose header was damaged.
     pub refused: u64,
 }
 
@@ -130,36 +135,6 @@ enum State {
     Discarded,
 }
 
-#[derive(Debug, Default)]
-struct Pieces {
-    /// Ordered by offset, never overlapping.
-    list: Vec<Piece>,
-    /// Length of the whole payload, once the last fragment is there.
-    end: Option<usize>,
-    /// Header of the first fragment, made that of the whole packet.
-    header: Option<Bytes>,
-    bytes: usize,
-}
-
-#[derive(Debug)]
-struct Piece {
-    offset: usize,
-    bytes: Bytes,
-}
-
-/// A fragment, of either version.
-struct Fragment<'a> {
-    key: Key,
-    /// The header of the whole packet, but for its length.
-    header: &'a [u8],
-    offset: usize,
-    more: bool,
-    payload: &'a [u8],
-}
-
-/// Payload and header of a packet together, at most.
-const MAX_PACKET: usize = 65_535;
-
 impl Reassembler {
     /// With other bounds than the usual ones.
     pub fn new(limits: Limits) -> Self {
@@ -169,7 +144,9 @@ impl Reassembler {
     /// Takes an IPv4 packet; `now` is any clock that does not go back.
     ///
     /// # Errors
-    /// Those of [`Ipv4::parse`], and [`PacketError::BadField`] for a fragment that no packet can have.
+    /// Those of [`Ipv4::parse`]; [`PacketError::BadField`] for a fragment that no packet can have, and
+    /// [`PacketError::Checksum`] for one whose header was damaged: nothing else would tell that it was put in the wrong
+    /// place, as the order of the bytes does not change the transport's checksum.
     pub fn add_v4(
         &mut self,
         packet: &[u8],
@@ -188,15 +165,18 @@ impl Reassembler {
             vlan,
         };
         let (offset, more) = (ip.fragment_offset(), ip.more_fragments());
-        self.add(&Fragment { key, header: ip.header(), offset, more, payload: ip.payload() }, now)
+        let fragment = Fragment { header: ip.header(), offset, more, payload: ip.payload() };
+        let checked = ip.verify_checksum().and_then(|()| check(&fragment));
+        self.refuse(checked)?;
+        Ok(self.add(key, &fragment, now))
     }
 
     /// Takes an IPv6 packet; `now` is any clock that does not go back. A fragment that is the whole packet (RFC 6946) is
     /// complete at once, whatever else came under its identification.
     ///
     /// # Errors
-    /// Those of [`Ipv6::parse`] and [`Ipv6::upper`], and [`PacketError::BadField`] for a fragment that no packet can
-    /// have.
+    /// Those of [`Ipv6::parse`] and [`Ipv6::upper`]; [`PacketError::BadField`] for a fragment that no packet can have,
+    /// and for a first one that does not hold all headers (RFC 7112).
     pub fn add_v6(
         &mut self,
         packet: &[u8],
@@ -205,17 +185,15 @@ impl Reassembler {
     ) -> Result<Outcome, PacketError> {
         let ip = Ipv6::parse(packet)?;
         let mut headers = ip.extensions();
+        // Where the last header before the fragment header says what follows it, and where it ends.
+        let (mut last, mut end) = (6, Ipv6::HEADER_BYTES);
         let found = loop {
             match headers.next() {
-                Some(Ok(crate::view::ExtensionHeader::Fragment(fragment))) => break fragment,
-                Some(header) => drop(header?),
+                Some(Ok(ExtensionHeader::Fragment(fragment))) => break fragment,
+                Some(header) => (last, end) = (end, end + header?.len()),
                 None => return Ok(Outcome::Whole),
             }
         };
-        let payload = headers.rest();
-        let behind_header = packet.len().min(Ipv6::HEADER_BYTES + ip.payload().len());
-        // Header and extension headers up to the fragment header, whose place the next header takes.
-        let header = &packet[..behind_header - payload.len() - 8];
         let key = Key {
             from: ip.source().into(),
             to: ip.destination().into(),
@@ -223,25 +201,24 @@ impl Reassembler {
             protocol: 0,
             vlan,
         };
+        // Header and extension headers up to the fragment header, whose place the next header takes.
         let mut unfragmented = [0; 256];
-        let Some(room) = unfragmented.get_mut(..header.len()) else {
-            self.stats.refused += 1;
-            return Err(broken(
-                "header length",
-                header.len(),
-                "is more than is kept of a fragment",
-            ));
-        };
-        room.copy_from_slice(header);
-        let at = next_header_at(&ip, header.len());
-        room[at] = found.next_header;
-        let (offset, more) = (found.offset, found.more);
-        let fragment = Fragment { key, header: room, offset, more, payload };
+        let header = unfragmented
+            .get_mut(..end)
+            .ok_or_else(|| broken("header length", end, "is more than is kept of a fragment"));
+        let header = self.refuse(header)?;
+        header.copy_from_slice(&packet[..end]);
+        header[last] = found.next_header;
+        let (offset, more, payload) = (found.offset, found.more, headers.rest());
+        let fragment = Fragment { header, offset, more, payload };
+        let first = if offset == 0 { header_chain(headers).map(drop) } else { Ok(()) };
         if offset == 0 && !more {
+            self.refuse(first)?;
             self.stats.completed += 1;
             return Ok(Outcome::Complete(join(fragment.header, [payload].into_iter())));
         }
-        self.add(&fragment, now)
+        self.refuse(first.and_then(|()| check(&fragment)))?;
+        Ok(self.add(key, &fragment, now))
     }
 
     /// What it has done.
@@ -272,98 +249,100 @@ impl Reassembler {
             let age = if key.from.is_ipv4() { age_v4 } else { age_v6 };
             let keep = now.saturating_sub(datagram.since) <= age;
             if let (false, State::Gathering(pieces)) = (keep, &datagram.state) {
-                *bytes -= pieces.bytes;
+                *bytes -= pieces.bytes();
                 stats.expired += 1;
             }
             keep
         });
     }
 
-    fn add(&mut self, fragment: &Fragment<'_>, now: Duration) -> Result<Outcome, PacketError> {
+    /// Counts what breaks a rule.
+    fn refuse<T>(&mut self, checked: Result<T, PacketError>) -> Result<T, PacketError> {
+        self.stats.refused += u64::from(checked.is_err());
+        checked
+    }
+
+    fn add(&mut self, key: Key, fragment: &Fragment<'_>, now: Duration) -> Outcome {
         self.expire(now);
-        if let Err(error) = check(fragment) {
-            self.stats.refused += 1;
-            return Err(error);
+        if !self.waiting.contains_key(&key) {
+            self.make_room(key.from);
         }
-        if !self.waiting.contains_key(&fragment.key) {
-            self.make_room(fragment);
-            let state = State::Gathering(Pieces::default());
-            self.waiting.insert(fragment.key, Datagram { since: now, state });
-        } else if self.bytes + fragment.payload.len() > self.limits.bytes {
-            self.evict_until(fragment.payload.len(), Some(fragment.key));
-        }
-        let Some(datagram) = self.waiting.get_mut(&fragment.key) else {
-            return Ok(Outcome::Discarded);
-        };
-        let State::Gathering(pieces) = &mut datagram.state else { return Ok(Outcome::Discarded) };
-        let before = pieces.bytes;
+        let datagram = self
+            .waiting
+            .entry(key)
+            .or_insert_with(|| Datagram { since: now, state: State::Gathering(Pieces::default()) });
+        let State::Gathering(pieces) = &mut datagram.state else { return Outcome::Discarded };
+        let before = pieces.bytes();
         let added = pieces.add(fragment, self.limits.fragments);
-        self.bytes += pieces.bytes - before;
         match added {
-            Added::Kept if pieces.is_complete() => {
-                let whole = pieces.whole();
-                self.bytes -= pieces.bytes;
-                self.waiting.remove(&fragment.key);
-                self.stats.completed += 1;
-                Ok(whole.map_or(Outcome::Discarded, Outcome::Complete))
+            Added::Kept => {
+                if let Some(whole) = pieces.whole() {
+                    self.bytes -= before;
+                    self.waiting.remove(&key);
+                    self.stats.completed += 1;
+                    return Outcome::Complete(whole);
+                }
+                self.bytes += fragment.payload.len();
+                self.evict_bytes();
+                // It may be the one that gave way, if its own source holds most.
+                let kept = self.waiting.contains_key(&key);
+                if kept { Outcome::Waiting } else { Outcome::Discarded }
             }
-            Added::Kept => Ok(Outcome::Waiting),
             Added::Duplicate => {
                 self.stats.duplicates += 1;
-                Ok(Outcome::Duplicate)
+                Outcome::Duplicate
             }
-            Added::Overlap | Added::TooMany => {
-                self.bytes -= pieces.bytes;
+            Added::Overlap | Added::Oversized => {
+                self.bytes -= before;
                 datagram.state = State::Discarded;
-                if let Added::Overlap = added {
-                    self.stats.overlapped += 1;
-                } else {
-                    self.stats.evicted += 1;
+                match added {
+                    Added::Overlap => self.stats.overlapped += 1,
+                    _ => self.stats.oversized += 1,
                 }
-                Ok(Outcome::Discarded)
+                Outcome::Discarded
             }
         }
     }
 
-    /// Makes room for a new datagram.
-    fn make_room(&mut self, fragment: &Fragment<'_>) {
-        let source = fragment.key.from;
+    /// Makes room for another datagram of a source.
+    fn make_room(&mut self, source: IpAddr) {
+        let Limits { datagrams, datagrams_per_source, .. } = self.limits;
         while self.waiting.keys().filter(|key| key.from == source).count()
-            >= self.limits.datagrams_per_source.max(1)
+            >= datagrams_per_source.max(1)
         {
-            self.evict_oldest_of(source, None);
+            self.evict_oldest(|key, _| key.from == source);
         }
-        while self.waiting.len() >= self.limits.datagrams.max(1) {
-            self.evict_one(None);
-        }
-        self.evict_until(fragment.payload.len(), None);
-    }
-
-    /// Evicts until that many more bytes fit; spares one datagram as long as there are others.
-    fn evict_until(&mut self, more: usize, spare: Option<Key>) {
-        while self.bytes + more > self.limits.bytes && self.bytes > 0 {
-            if !self.evict_one(spare) {
-                self.evict_one(None);
+        while self.waiting.len() >= datagrams.max(1) {
+            // What is only remembered goes first; then whoever has most, or many small ones would push out the few.
+            if !self.evict_oldest(|_, datagram| datagram.bytes() == 0) {
+                self.evict_greediest(|_| 1);
             }
         }
     }
 
-    /// Evicts the oldest datagram of the source that holds most bytes; `false`: there is none.
-    fn evict_one(&mut self, spare: Option<Key>) -> bool {
-        let mut held: HashMap<IpAddr, (usize, usize)> = HashMap::new();
-        for (key, datagram) in self.waiting.iter().filter(|(key, _)| Some(**key) != spare) {
-            let of_source = held.entry(key.from).or_default();
-            of_source.0 += datagram.bytes();
-            of_source.1 += 1;
+    fn evict_bytes(&mut self) {
+        while self.bytes > self.limits.bytes {
+            self.evict_greediest(Datagram::bytes);
         }
-        let most = held.into_iter().max_by_key(|(_, held)| *held);
-        most.is_some_and(|(source, _)| self.evict_oldest_of(source, spare))
     }
 
-    fn evict_oldest_of(&mut self, source: IpAddr, spare: Option<Key>) -> bool {
-        let of_source =
-            self.waiting.iter().filter(|(key, _)| key.from == source && Some(**key) != spare);
-        let oldest = of_source.min_by_key(|(_, datagram)| datagram.since).map(|(key, _)| *key);
+    /// Evicts the oldest datagram, among those that weigh something, of the source whose datagrams weigh most.
+    fn evict_greediest(&mut self, weight: impl Fn(&Datagram) -> usize) {
+        let mut held: HashMap<IpAddr, usize> = HashMap::new();
+        for (key, datagram) in &self.waiting {
+            *held.entry(key.from).or_default() += weight(datagram);
+        }
+        let most = held.values().copied().max();
+        self.evict_oldest(|key, datagram| {
+            weight(datagram) > 0 && held.get(&key.from).copied() == most
+        });
+    }
+
+    /// Evicts the oldest of some datagrams; `false`: there is none.
+    fn evict_oldest(&mut self, among: impl Fn(&Key, &Datagram) -> bool) -> bool {
+        let candidates = self.waiting.iter().filter(|(key, datagram)| among(key, datagram));
+        let oldest = candidates.min_by_key(|(_, datagram)| datagram.since);
+        let oldest = oldest.map(|(key, _)| *key);
         let Some(datagram) = oldest.and_then(|key| self.waiting.remove(&key)) else { return false };
         self.bytes -= datagram.bytes();
         if let State::Gathering(_) = datagram.state {
@@ -376,131 +355,14 @@ impl Reassembler {
 impl Datagram {
     fn bytes(&self) -> usize {
         match &self.state {
-            State::Gathering(pieces) => pieces.bytes,
+            State::Gathering(pieces) => pieces.bytes(),
             State::Discarded => 0,
         }
     }
 }
 
-enum Added {
-    Kept,
-    Duplicate,
-    Overlap,
-    TooMany,
-}
-
-impl Pieces {
-    fn add(&mut self, fragment: &Fragment<'_>, most: usize) -> Added {
-        let (start, end) = (fragment.offset, fragment.offset + fragment.payload.len());
-        let at = self.list.partition_point(|piece| piece.offset < start);
-        if let Some(same) = self.list.get(at)
-            && same.offset == start
-            && same.bytes == fragment.payload
-            && fragment.more == (self.end != Some(end))
-        {
-            return Added::Duplicate;
-        }
-        let before = at.checked_sub(1).and_then(|before| self.list.get(before));
-        let overlaps = before.is_some_and(|piece| piece.end() > start)
-            || self.list.get(at).is_some_and(|piece| piece.offset < end)
-            // Beyond an end that is known, or an end where there is something beyond.
-            || self.end.is_some_and(|known| end > known || !fragment.more)
-            || !fragment.more && self.list.last().is_some_and(|last| last.end() > end);
-        if overlaps {
-            return Added::Overlap;
-        }
-        if self.list.len() >= most {
-            return Added::TooMany;
-        }
-        if !fragment.more {
-            self.end = Some(end);
-        }
-        if start == 0 {
-            self.header = Some(Bytes::copy_from_slice(fragment.header));
-        }
-        self.bytes += fragment.payload.len();
-        self.list
-            .insert(at, Piece { offset: start, bytes: Bytes::copy_from_slice(fragment.payload) });
-        Added::Kept
-    }
-
-    fn is_complete(&self) -> bool {
-        // They do not overlap: as many bytes as there are to be means that none is missing.
-        self.end == Some(self.bytes)
-    }
-
-    fn whole(&self) -> Option<Bytes> {
-        let payloads = self.list.iter().map(|piece| &piece.bytes[..]);
-        self.header.as_ref().map(|header| join(header, payloads))
-    }
-}
-
-impl Piece {
-    fn end(&self) -> usize {
-        self.offset + self.bytes.len()
-    }
-}
-
 /// Rules that a fragment can break by itself.
 fn check(fragment: &Fragment<'_>) -> Result<(), PacketError> {
-    let len = fragment.payload.len();
-    let end = fragment.offset + len;
-    if len == 0 {
-        return Err(broken("length", len, "must be at least one byte"));
-    }
-    if fragment.more && !len.is_multiple_of(8) {
-        return Err(broken(
-            "length",
-            len,
-            "must be a multiple of eight in all fragments but the last",
-        ));
-    }
-    // IPv6 counts what follows its header, IPv4 that too.
-    let counted = fragment.header.len() - if fragment.key.from.is_ipv6() { 40 } else { 0 };
-    if counted + end > MAX_PACKET {
-        return Err(broken("end", end, "is beyond the longest packet"));
-    }
-    Ok(())
-}
-
-fn broken(field: &'static str, value: usize, rule: &'static str) -> PacketError {
-    PacketError::BadField { layer: "fragment", field, value: value as u64, rule }
-}
-
-/// Where the last header before the fragment header says what follows it.
-fn next_header_at(ip: &Ipv6<'_>, header_len: usize) -> usize {
-    let mut at = Ipv6::HEADER_BYTES;
-    let mut last = 6;
-    for header in ip.extensions().flatten() {
-        if at >= header_len {
-            break;
-        }
-        last = at;
-        at += header.len();
-    }
-    last
-}
-
-/// A packet of a fragment's header and all payload, its lengths and checksum made right.
-fn join<'a>(header: &[u8], payloads: impl Iterator<Item = &'a [u8]> + Clone) -> Bytes {
-    let payload: usize = payloads.clone().map(<[u8]>::len).sum();
-    let mut whole = BytesMut::with_capacity(header.len() + payload);
-    whole.extend_from_slice(header);
-    payloads.for_each(|payload| whole.extend_from_slice(payload));
-    // Checked with every fragment: no more than fits the field.
-    let len = |len: usize| u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes();
-    if header[0] >> 4 == 4 {
-        let total = len(whole.len());
-        whole[2..4].copy_from_slice(&total);
-        // No fragment any more.
-        whole[6] &= 0x40;
-        whole[7] = 0;
-        whole[10..12].copy_from_slice(&[0, 0]);
-        let sum = crate::checksum::checksum(&whole[..header.len()]);
-        whole[10..12].copy_from_slice(&sum.to_be_bytes());
-    } else {
-        let behind = len(whole.len() - Ipv6::HEADER_BYTES);
-        whole[4..6].copy_from_slice(&behind);
-    }
-    whole.freeze()
+    let Fragment { header, offset, more, payload } = *fragment;
+    check_extent(offset, payload.len(), more, counted(header))
 }

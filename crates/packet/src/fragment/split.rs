@@ -1,9 +1,10 @@
 //! Packets cut into fragments that fit a link.
 use bytes::BytesMut;
 
+use super::rules::{broken, check_extent, header_chain};
 use crate::checksum::checksum;
 use crate::error::PacketError;
-use crate::view::{ExtensionHeader, Ipv4, Ipv6};
+use crate::view::{ExtensionHeader, ExtensionHeaders, Ipv4, Ipv6};
 
 /// Cuts an IPv4 packet (RFC 791) into fragments of at most `mtu` bytes and hands over each, in order. A packet that fits
 /// is handed over as it is. Options that are not to be copied stay in the first fragment only. `scratch` is where the
@@ -22,8 +23,9 @@ use crate::view::{ExtensionHeader, Ipv4, Ipv6};
 /// ```
 ///
 /// # Errors
-/// Those of [`Ipv4::parse`]; [`PacketError::TooLong`] when it does not fit and may not be fragmented, or when not even
-/// eight bytes beside the header fit.
+/// Those of [`Ipv4::parse`] and of its options; [`PacketError::TooLong`] when it does not fit and may not be fragmented,
+/// or when not even eight bytes beside the header fit; [`PacketError::Checksum`] when its header was damaged, as its
+/// fragments would look sound; [`PacketError::BadField`] for a fragment that no packet can have.
 pub fn fragment_v4(
     packet: &[u8],
     mtu: usize,
@@ -39,10 +41,15 @@ pub fn fragment_v4(
     if ip.dont_fragment() {
         return Err(too_long);
     }
-    let copied = copied_options(&ip)?;
+    ip.verify_checksum()?;
     let payload = ip.payload();
+    if ip.is_fragment() {
+        check_extent(ip.fragment_offset(), payload.len(), ip.more_fragments(), ip.header().len())?;
+    }
+    let copied = copied_options(&ip)?;
     let mut at = 0;
-    while at < payload.len() {
+    // At least once: a packet of headers alone may be too long too.
+    while at == 0 || at < payload.len() {
         let header: &[u8] = if at == 0 { ip.header() } else { copied.get() };
         let room = mtu.saturating_sub(header.len()) / 8 * 8;
         if room == 0 {
@@ -53,9 +60,9 @@ pub fn fragment_v4(
         scratch.clear();
         scratch.extend_from_slice(header);
         scratch.extend_from_slice(&payload[at..at + len]);
-        // A packet has 65535 bytes at most: the numbers fit.
+        // A packet has 65535 bytes at most, as was checked: the numbers fit.
         let total = u16::try_from(header.len() + len).unwrap_or(u16::MAX);
-        let offset = u16::try_from((ip.fragment_offset() + at) / 8).unwrap_or(u16::MAX) & 0x1fff;
+        let offset = u16::try_from((ip.fragment_offset() + at) / 8).unwrap_or(u16::MAX);
         let flags = if more { 0x2000 } else { 0 };
         scratch[2..4].copy_from_slice(&total.to_be_bytes());
         scratch[6..8].copy_from_slice(&(flags | offset).to_be_bytes());
@@ -106,11 +113,13 @@ fn copied_options(ip: &Ipv4<'_>) -> Result<Header, PacketError> {
 }
 
 /// Cuts an IPv6 packet (RFC 8200 §4.5) into fragments of at most `mtu` bytes under `identification`, and hands over
-/// each, in order. A packet that fits is handed over as it is. Hop-by-hop and routing headers are repeated in each.
+/// each, in order. A packet that fits is handed over as it is. The headers up to the last hop-by-hop or routing header
+/// are repeated in each.
 ///
 /// # Errors
 /// Those of [`Ipv6::parse`]; [`PacketError::TooLong`] when not even eight bytes beside the headers fit;
-/// [`PacketError::BadField`] for a packet that is a fragment already.
+/// [`PacketError::BadField`] for a packet that is a fragment already, and when the first fragment could not hold all
+/// headers (RFC 7112).
 pub fn fragment_v6(
     packet: &[u8],
     mtu: usize,
@@ -126,11 +135,16 @@ pub fn fragment_v6(
         send(packet);
         return Ok(());
     }
-    let Repeated { len, last, next } = repeated(&ip)?;
+    let Repeated { len, last, behind } = repeated(&ip)?;
     let (repeated, payload) = packet.split_at(len);
     let room = mtu.saturating_sub(len + 8) / 8 * 8;
     if room == 0 {
         return Err(PacketError::TooLong { layer: "ipv6", len: total, max: mtu });
+    }
+    let next = behind.next_header();
+    let chain = header_chain(behind)?;
+    if chain > room {
+        return Err(broken("header chain", chain, "must fit the first fragment (RFC 7112)"));
     }
     let mut at = 0;
     while at < payload.len() {
@@ -154,21 +168,26 @@ pub fn fragment_v6(
 }
 
 /// The part of a packet that every fragment repeats.
-struct Repeated {
+struct Repeated<'a> {
     len: usize,
     /// Where the "next header" of its last header stands.
     last: usize,
     /// What follows it.
-    next: u8,
+    behind: ExtensionHeaders<'a>,
 }
 
-fn repeated(ip: &Ipv6<'_>) -> Result<Repeated, PacketError> {
-    let mut found = Repeated { len: Ipv6::HEADER_BYTES, last: 6, next: ip.next_header() };
+fn repeated<'a>(ip: &Ipv6<'a>) -> Result<Repeated<'a>, PacketError> {
     let mut headers = ip.extensions();
+    let mut len = Ipv6::HEADER_BYTES;
+    let mut found = Repeated { len, last: 6, behind: headers.clone() };
     while let Some(header) = headers.next() {
         let header = header?;
+        let last = len;
+        len += header.len();
         match header {
-            ExtensionHeader::HopByHop(_) | ExtensionHeader::Routing(..) => {}
+            ExtensionHeader::HopByHop(_) | ExtensionHeader::Routing(..) => {
+                found = Repeated { len, last, behind: headers.clone() };
+            }
             ExtensionHeader::Fragment(_) => {
                 return Err(PacketError::BadField {
                     layer: "ipv6",
@@ -177,10 +196,9 @@ fn repeated(ip: &Ipv6<'_>) -> Result<Repeated, PacketError> {
                     rule: "says that the packet is a fragment already",
                 });
             }
-            ExtensionHeader::DestinationOptions(_) => break,
+            // Repeated only if a routing header follows, whose stops read them too.
+            ExtensionHeader::DestinationOptions(_) => {}
         }
-        let len = found.len + header.len();
-        found = Repeated { len, last: found.len, next: headers.next_header() };
     }
     Ok(found)
 }

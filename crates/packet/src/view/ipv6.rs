@@ -90,17 +90,20 @@ impl<'a> Ipv6<'a> {
     }
 
     /// Passes over the extension headers: the fragment header if there is one, the protocol that follows them, and its
-    /// bytes.
+    /// bytes. Of several fragment headers it is the first that makes the packet a part of another one.
     ///
     /// # Errors
     /// Those of [`ExtensionHeaders`].
     #[inline]
     pub fn upper(&self) -> Result<(Option<Ipv6Fragment>, u8, &'a [u8]), PacketError> {
         let mut headers = self.extensions();
-        let mut fragment = None;
+        let mut fragment: Option<Ipv6Fragment> = None;
         for header in headers.by_ref() {
             if let ExtensionHeader::Fragment(found) = header? {
-                fragment = Some(found);
+                // An atomic one behind it must not make a part look whole.
+                if fragment.is_none_or(|fragment| !fragment.more) {
+                    fragment = Some(found);
+                }
                 if found.offset > 0 {
                     // What follows is from the middle of the packet.
                     break;
