@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test stops at the first surprise")]
 mod support;
 
-use straightway::admin::table::{CACHE, COPIES, FEED, HTTP, Kind, POOL, Stat, ZERO_COPY};
+use straightway::admin::table::{CACHE, COPIES, ENCODING, FEED, HTTP, Kind, POOL, Stat, ZERO_COPY};
 use straightway::buffer::{CopyStats, PoolStats};
 use straightway::cache::{CacheStats, ZeroCopyStats};
 use straightway::config::settings::Secret;
@@ -83,6 +83,8 @@ async fn every_statistic_is_a_metric() {
     names.extend(POOL.iter().map(|stat| name("pool", stat.name, stat.kind)));
     names.extend(COPIES.iter().map(|stat| name("copies", stat.name, stat.kind)));
     names.extend(HTTP.iter().map(|stat| name("http", stat.name, stat.kind)));
+    names.extend(FEED.iter().map(|stat| name("feed", stat.name, stat.kind)));
+    names.extend(ENCODING.iter().map(|stat| name("encoding", stat.name, stat.kind)));
     for name in names {
         assert!(text.lines().any(|line| line.starts_with(&name)), "{name} is missing");
         assert!(
@@ -93,6 +95,10 @@ async fn every_statistic_is_a_metric() {
     assert!(text.contains(r#"straightway_http_requests_total{method="PUT",status="201"} 1"#));
     assert!(text.contains(r#"straightway_http_latency_seconds_bucket{le="+Inf"} 1"#));
     assert!(text.contains("straightway_cache_objects 1\n"));
+    assert!(
+        text.contains("straightway_encoding_count_total{type=\"straightway.event\"} 1\n"),
+        "{text}"
+    );
     assert!(text.trim_end().ends_with("# EOF"));
     node.stop().await;
 }

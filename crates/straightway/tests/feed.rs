@@ -233,6 +233,19 @@ async fn commands_change_the_filter_and_what_cannot_be_read_is_answered_in_json(
 #[tokio::test]
 async fn long_messages_are_deflated_for_those_who_can() {
     let node = TestNode::start().await;
+    let deflated = async || {
+        node.admin_client().await.get("api/stats", "").await.json()["feed"]["deflated"].clone()
+    };
+    let long = "long/".repeat(300);
+    let mut plain = Raw::json(&node, "?kind=stored").await;
+    node.put(&long, b"x").await;
+    assert_eq!(plain.event().await["key"], long);
+    assert_eq!(deflated().await, 0, "nobody asked for it");
+    drop(plain);
+    subscribed(&node, 0).await;
+    let before = node.admin_client().await.get("api/stats", "").await.json()["feed"]["sent_bytes"]
+        .as_u64()
+        .expect("a number");
     let mut raw = Raw::open(
         &node,
         "/events?kind=stored",
@@ -246,7 +259,6 @@ async fn long_messages_are_deflated_for_those_who_can() {
         raw.head
     );
     subscribed(&node, 1).await;
-    let long = "long/".repeat(300);
     node.put(&long, b"x").await;
     node.put("short", b"x").await;
     assert_eq!(raw.event().await["key"], long);
@@ -254,7 +266,8 @@ async fn long_messages_are_deflated_for_those_who_can() {
     let sent = node.admin_client().await.get("api/stats", "").await.json()["feed"]["sent_bytes"]
         .as_u64()
         .expect("a number");
-    assert!(sent < 1000, "1,500 bytes of key in {sent} bytes");
+    assert!(sent - before < 1000, "1,500 bytes of key in {} bytes", sent - before);
+    assert_eq!(deflated().await, 1);
     node.stop().await;
 }
 
@@ -337,6 +350,43 @@ async fn server_sent_events_tell_the_same_and_resume() {
     node.put("three", b"x").await;
     assert!(read_until(&mut raw, "three").await.contains("\"three\""));
     drop(raw);
+    let mut other_life = TcpStream::connect(node.admin()).await.expect("connected");
+    let request = request.replace(&format!("{epoch}-1"), "1-2");
+    other_life.write_all(request.as_bytes()).await.expect("written");
+    let text = read_until(&mut other_life, "three").await;
+    assert!(text.contains("\"reason\":\"restarted\"") && text.contains("\"one\""), "{text}");
+    drop(other_life);
+    // A WebSocket is told the same place.
+    let greeted = Raw::json(&node, "").await;
+    assert!(greeted.head.contains(&format!("last-event-id: {epoch}-3\r\n")), "{}", greeted.head);
+    node.stop().await;
+}
+
+/// Each keeps a connection of the admin listener for as long as it likes.
+#[tokio::test]
+async fn streams_leave_room_for_other_requests() {
+    let node = TestNode::start_with(|settings| settings.feed.max_streams = 2).await;
+    let mut streams = Vec::new();
+    let request = "GET /events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n";
+    for _ in 0..2 {
+        let mut client = node.admin_client().await;
+        client.send(request).await;
+        let mut head = [0; 12];
+        client.stream().read_exact(&mut head).await.expect("a head");
+        assert_eq!(&head, b"HTTP/1.1 200");
+        streams.push(client);
+    }
+    let mut third = node.admin_client().await;
+    third.send(request).await;
+    third.reply().await.assert_problem(503);
+    drop(streams);
+    loop {
+        let stats = node.admin_client().await.get("api/stats", "").await.json();
+        if stats["feed"]["streams"] == 0 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
     node.stop().await;
 }
 

@@ -194,6 +194,19 @@ async fn upgrades_that_should_not_be_are_refused_with_a_reason() {
     assert!(full.head.starts_with("http/1.1 503"), "{}", full.head);
     drop(own);
     subscribed(&node, 0).await;
+    // A page whose name leads here by now is not ours.
+    for (host, status) in [("evil.example:8081", 403), ("localhost:8081", 426)] {
+        for (request, status) in
+            [("GET /events", status), ("POST /api/nothing", if status == 403 { 403 } else { 404 })]
+        {
+            let mut page = node.admin_client().await;
+            let head = format!(
+                "{request} HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nContent-Length: 0\r\n\r\n"
+            );
+            page.send(head).await;
+            assert_eq!(page.reply().await.status, status, "{request} {host}");
+        }
+    }
     let plain = node.admin_client().await.get("events", "").await;
     assert_eq!((plain.status, plain.header("upgrade")), (426, Some("websocket")));
     node.stop().await;

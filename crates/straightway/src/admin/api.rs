@@ -66,7 +66,7 @@ async fn route(
     let path = request.uri().path();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if !reads {
-        origin::check(node, request.headers())?;
+        origin::check(node, request.headers(), peer)?;
     }
     match path {
         "/events" => events::answer(node, request, peer),

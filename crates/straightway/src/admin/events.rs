@@ -21,13 +21,13 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use straightway_codec::event::{Kind, Subscribe};
+use straightway_codec::event::{GapReason, Kind, Subscribe};
 use straightway_codec::ws::{DEFLATE_ANSWER, accept_key, check_key, offers_deflate, tokens};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::api::Answer;
-use super::origin;
+use super::{Pulse, origin};
 use crate::feed::{Filter, Reserved, StreamSeat, Subscriber, from_query};
 use crate::http::problem::Problem;
 use crate::http::require_token;
@@ -37,6 +37,8 @@ use crate::state::NodeState;
 const BEARER_SUBPROTOCOL: &str = "straightway.bearer.";
 /// Events in one piece of a stream.
 const STREAM_BATCH: usize = 64;
+/// The place of a stream, EPOCH-OFFSET: what follows is behind it. An `id` of server-sent events, and in the answer that
+/// begins a WebSocket.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Answers `/events`.
@@ -49,7 +51,7 @@ pub(super) fn answer(
         return Err(Problem::method("GET"));
     }
     let headers = request.headers();
-    origin::check(node, headers)?;
+    origin::check(node, headers, peer)?;
     authorize(node, headers)?;
     let wanted =
         from_query(request.uri().query().unwrap_or_default()).map_err(|e| bad(e.to_string()))?;
@@ -58,7 +60,8 @@ pub(super) fn answer(
         return upgrade(node, request, wanted, peer);
     }
     if list(headers, &ACCEPT).any(|range| range.starts_with("text/event-stream")) {
-        return stream(node, headers, &wanted);
+        let pulse = request.extensions().get::<Arc<Pulse>>().cloned().unwrap_or_default();
+        return stream(node, headers, &wanted, pulse);
     }
     let detail = "ask for a WebSocket (Upgrade: websocket), or for Accept: text/event-stream";
     Err(Problem::new(StatusCode::UPGRADE_REQUIRED, detail)
@@ -134,6 +137,11 @@ fn upgrade(
     if deflate {
         answer.insert(SEC_WEBSOCKET_EXTENSIONS, HeaderValue::from_static(DEFLATE_ANSWER));
     }
+    // Text has no greeting that would say so.
+    let place = format!("{}-{}", node.feed.epoch(), reserved.since().saturating_sub(1));
+    if let Ok(place) = HeaderValue::try_from(place) {
+        answer.insert(LAST_EVENT_ID, place);
+    }
     let node = node.clone();
     tokio::spawn(async move {
         match take_over(upgrading).await {
@@ -167,6 +175,7 @@ fn stream(
     node: &Arc<NodeState>,
     headers: &HeaderMap,
     wanted: &Subscribe,
+    pulse: Arc<Pulse>,
 ) -> Result<Response<Answer>, Problem> {
     let filter = Filter::of(wanted).map_err(|error| bad(error.to_string()))?;
     let last_seen = headers
@@ -181,22 +190,25 @@ fn stream(
         Some((epoch, offset)) => Some((Some(epoch), offset.saturating_add(1))),
         None => wanted.from.map(|from| (wanted.epoch, from)),
     };
-    let cursor = match resume {
+    let (cursor, why) = match resume {
         // Another life of the node: everything that is kept, behind a notice.
-        Some((Some(epoch), _)) if epoch != feed.epoch() => 0,
+        Some((Some(epoch), _)) if epoch != feed.epoch() => (0, GapReason::Restarted),
         // So is an offset that is yet to come.
-        Some((_, from)) if from > feed.head() => 0,
-        Some((_, from)) => from,
-        None => feed.head(),
+        Some((_, from)) if from > feed.head() => (0, GapReason::Restarted),
+        Some((_, from)) => (from, GapReason::Expired),
+        None => (feed.head(), GapReason::Expired),
     };
+    let seat = feed.stream().ok_or_else(|| Problem::busy("there is no room for another stream"))?;
     let reading = Reading {
         node: node.clone(),
         filter,
         cursor,
+        why,
         stats_seen: 0,
         told: None,
         head: feed.watch(),
-        _seat: feed.stream(),
+        pulse,
+        _seat: seat,
     };
     let pieces = futures_util::stream::unfold(reading, |mut reading| async move {
         let piece = reading.next().await?;
@@ -214,10 +226,13 @@ struct Reading {
     node: Arc<NodeState>,
     filter: Filter,
     cursor: u64,
+    /// Why there is a gap, if there is one.
+    why: GapReason,
     stats_seen: u64,
     /// The place that the client knows of.
     told: Option<u64>,
     head: watch::Receiver<u64>,
+    pulse: Arc<Pulse>,
     _seat: StreamSeat,
 }
 
@@ -225,6 +240,8 @@ impl Reading {
     /// The next piece of the stream; `None`: the node stops.
     async fn next(&mut self) -> Option<Bytes> {
         let heartbeat = self.node.feed.limits().heartbeat;
+        // Asked for the next piece: the one before has found room.
+        self.pulse.beat();
         loop {
             self.head.borrow_and_update();
             if self.node.feed.is_stopping() {
@@ -264,7 +281,7 @@ impl Reading {
         if let Some((from, to)) = batch.gap {
             let gap = serde_json::json!({
                 "offset": to, "kind": "gap", "key": "", "node": feed.node(),
-                "timestamp": crate::feed::now_ms(), "from": from, "to": to, "reason": "expired",
+                "timestamp": crate::feed::now_ms(), "from": from, "to": to, "reason": std::mem::replace(&mut self.why, GapReason::Lagging),
             });
             put(
                 &mut out,

@@ -14,7 +14,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::table::{CACHE, COPIES, FEED, HTTP, Kind, POOL, Snapshot, Stat, ZERO_COPY};
+use super::table::{CACHE, COPIES, ENCODING, FEED, HTTP, Kind, POOL, Snapshot, Stat, ZERO_COPY};
 use crate::counters::{HttpStats, LATENCY_BOUNDS, METHODS, STATUSES};
 
 /// The content type of the answer.
@@ -38,11 +38,14 @@ impl Collector for Once {
         group(&mut encoder, "cache", CACHE, &snapshot.cache)?;
         group(&mut encoder, "zero_copy", ZERO_COPY, &snapshot.zero_copy)?;
         for stat in POOL {
-            pools(&mut encoder, stat, snapshot)?;
+            labelled(&mut encoder, ("pool", "pool"), stat, &snapshot.pools)?;
         }
         group(&mut encoder, "copies", COPIES, &snapshot.copies)?;
         group(&mut encoder, "http", HTTP, &snapshot.http)?;
         group(&mut encoder, "feed", FEED, &snapshot.feed)?;
+        for stat in ENCODING {
+            labelled(&mut encoder, ("encoding", "type"), stat, &snapshot.encoding)?;
+        }
         requests(&mut encoder, &snapshot.http)?;
         latency(&mut encoder, &snapshot.http)?;
         let uptime = ConstGauge::new(snapshot.uptime_s);
@@ -89,19 +92,21 @@ fn group<S>(
     Ok(())
 }
 
-fn pools(
+/// One statistic of several things of a kind, told apart by a label.
+fn labelled<S>(
     encoder: &mut DescriptorEncoder,
-    stat: &Stat<straightway_buffer::PoolStats>,
-    snapshot: &Snapshot,
+    (prefix, label): (&str, &str),
+    stat: &Stat<S>,
+    things: &[(String, S)],
 ) -> fmt::Result {
     let kind = match stat.kind {
         Kind::Counter => MetricType::Counter,
         Kind::Gauge => MetricType::Gauge,
     };
-    let name = format!("pool_{}", stat.name);
+    let name = format!("{prefix}_{}", stat.name);
     let mut family = encoder.encode_descriptor(&name, stat.help, None, kind)?;
-    for (pool, stats) in &snapshot.pools {
-        let labels = [("pool", pool.as_str())];
+    for (thing, stats) in things {
+        let labels = [(label, thing.as_str())];
         let metric = family.encode_family(&labels)?;
         match stat.kind {
             Kind::Counter => ConstCounter::new((stat.read)(stats)).encode(metric)?,

@@ -15,6 +15,7 @@ mod ticker;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1::Builder;
@@ -32,8 +33,11 @@ const MAX_CONNECTIONS: usize = 256;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long open admin connections may take to finish once the node stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a connection may live: longer than any scrape, and an end to those who never read.
+/// How long a connection may live: longer than any scrape, and an end to those who never read. An event stream may go on
+/// for as long as something of it is taken in each such time; its heartbeats see to that there is something.
 const LIFETIME: Duration = Duration::from_mins(5);
+/// Bytes of answers that wait for a client that does not read them, beyond the piece that is being written.
+const BUFFER_BYTES: usize = 64 * 1024;
 /// How long accepting pauses after a failure.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -91,19 +95,23 @@ async fn accept(node: Arc<NodeState>, listener: TcpListener, mut stop: watch::Re
 
 async fn serve(node: Arc<NodeState>, stream: TcpStream, mut stop: watch::Receiver<bool>) {
     let peer = stream.peer_addr().ok().map(|peer| peer.ip());
-    let service = service_fn(move |request| {
+    let pulse = Arc::new(Pulse::default());
+    let beating = pulse.clone();
+    let service = service_fn(move |mut request| {
         let node = node.clone();
+        request.extensions_mut().insert(beating.clone());
         async move { Ok::<_, Infallible>(api::answer(&node, request, peer).await) }
     });
     let connection = Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(BUFFER_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => Ok(result),
-        () = tokio::time::sleep(LIFETIME) => {
+        () = outlived(&pulse, || tokio::time::sleep(LIFETIME)) => {
             connection.as_mut().graceful_shutdown();
             tokio::time::timeout(HEADER_TIMEOUT, connection).await
         }
@@ -116,5 +124,45 @@ async fn serve(node: Arc<NodeState>, stream: TcpStream, mut stop: watch::Receive
         Ok(Err(error)) => tracing::debug!(%error, "an admin connection ended early"),
         Err(_) => tracing::debug!("an admin connection that would not end was closed"),
         Ok(Ok(())) => {}
+    }
+}
+
+/// Counts the pieces of an event stream that a connection has taken.
+#[derive(Debug, Default)]
+struct Pulse(AtomicU64);
+
+impl Pulse {
+    fn beat(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Ends with the first lifetime in which a connection's pulse stood still.
+async fn outlived<F: Future>(pulse: &Pulse, mut lifetime: impl FnMut() -> F) {
+    loop {
+        let before = pulse.0.load(Ordering::Relaxed);
+        lifetime().await;
+        if pulse.0.load(Ordering::Relaxed) == before {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_lives_on_while_its_event_stream_is_taken() {
+        let (pulse, mut lifetimes) = (Pulse::default(), 0);
+        let lifetime = || {
+            lifetimes += 1;
+            if lifetimes <= 3 {
+                pulse.beat();
+            }
+            std::future::ready(())
+        };
+        outlived(&pulse, lifetime).await;
+        assert_eq!(lifetimes, 4);
     }
 }

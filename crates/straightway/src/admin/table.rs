@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 use straightway_buffer::{CopyStats, PoolStats};
 use straightway_cache::{CacheInfo, CacheStats, ZeroCopyStats};
 
-use straightway_codec::TypeStats;
 use straightway_codec::optimizer::Plan;
+use straightway_codec::{SerializationOptimizer, TypeStats};
 
 use crate::counters::HttpStats;
 use crate::feed::FeedStats;
@@ -140,9 +140,27 @@ pub const FEED: &[Stat<FeedStats>] = stats! {
     Counter violations "" "Subscribers disconnected because they broke the protocol or a limit." |s| s.violations;
     Counter silent "" "Subscribers disconnected because nothing was heard of them." |s| s.silent;
     Counter json_encoded "" "Events written as JSON: once each, for all who read it." |s| s.json_encoded;
+    Counter deflated "" "Texts deflated: once each, for those who agreed on permessage-deflate." |s| s.deflated;
     Counter zstd_encoded "" "Events compressed: once each." |s| s.zstd_encoded;
     Counter fallbacks "" "Times that JSON was used in place of rkyv." |s| s.fallbacks;
     Counter fallbacks_recovered "" "Peers that went back to rkyv." |s| s.fallbacks_recovered;
+};
+
+/// What the feed's optimizer knows of one type, and what it does about it.
+pub type Encoded = (TypeStats, Plan);
+
+/// Statistics of one type of message: group `encoding`, then the type's name.
+pub const ENCODING: &[Stat<Encoded>] = stats! {
+    Counter count "" "Messages written." |(s, _)| s.serialization_count;
+    Gauge average_size "bytes" "Mean size of the measured ones." |(s, _)| s.total_size / s.measured.max(1);
+    Gauge average_ns "nanoseconds" "Mean time that writing one took." |(s, _)| u64::try_from(s.average_time.as_nanos()).unwrap_or(u64::MAX);
+    Counter compressed_from "bytes" "Bytes that were compressed." |(s, _)| s.compressed_from;
+    Counter compressed_to "bytes" "What they came to." |(s, _)| s.compressed_to;
+    Counter reused "" "Messages answered with a form that was still fresh." |(s, _)| s.reused;
+    Gauge plan_reserve "bytes" "Room that is asked for at once; 0: the usual." |(_, p)| u64::from(p.reserve);
+    Gauge plan_pool "" "Whether buffers come from the pool that keeps them." |(_, p)| u64::from(p.pool);
+    Gauge plan_compress_from "bytes" "Compressed from here on; 0: never." |(_, p)| u64::from(p.compress_from);
+    Gauge plan_cache_ms "milliseconds" "How long encoded forms are kept; 0: not at all." |(_, p)| u64::from(p.cache_ms);
 };
 
 /// All numbers of a node at one moment.
@@ -155,7 +173,7 @@ pub(crate) struct Snapshot {
     pub(crate) info: CacheInfo,
     pub(crate) http: HttpStats,
     pub(crate) feed: FeedStats,
-    pub(crate) encoding: Vec<(&'static str, TypeStats, Plan)>,
+    pub(crate) encoding: Vec<(String, Encoded)>,
     pub(crate) uptime_s: f64,
 }
 
@@ -173,7 +191,7 @@ impl Snapshot {
             info: node.cache().info().clone(),
             http: node.http_stats(),
             feed: node.feed.stats(),
-            encoding: node.feed.forms().encoder.optimizer().report(),
+            encoding: encoding(node.feed.forms().encoder.optimizer()),
             uptime_s: node.uptime().as_secs_f64(),
         }
     }
@@ -195,32 +213,17 @@ impl Snapshot {
         document.insert("info".into(), info(&self.info));
         document.insert("http".into(), Value::Object(http));
         document.insert("feed".into(), Value::Object(group(FEED, &self.feed)));
-        document.insert("encoding".into(), encoding(&self.encoding));
+        let encoding =
+            self.encoding.iter().map(|(name, known)| (name.clone(), group(ENCODING, known).into()));
+        document.insert("encoding".into(), Value::Object(encoding.collect()));
         document.insert("uptime_s".into(), self.uptime_s.into());
         Value::Object(document)
     }
 }
 
-/// What the optimizer knows of each type, and what it does about it.
-fn encoding(report: &[(&'static str, TypeStats, Plan)]) -> Value {
-    let types = report.iter().map(|(name, stats, plan)| {
-        let document = json!({
-            "count": stats.serialization_count,
-            "average_size": stats.average_size,
-            "average_ns": u64::try_from(stats.average_time.as_nanos()).unwrap_or(u64::MAX),
-            "compressed_from": stats.compressed_from,
-            "compressed_to": stats.compressed_to,
-            "reused": stats.reused,
-            "plan": {
-                "reserve": plan.reserve,
-                "pool": plan.pool,
-                "compress_from": plan.compress_from,
-                "cache_ms": plan.cache_ms,
-            },
-        });
-        ((*name).to_owned(), document)
-    });
-    Value::Object(types.collect())
+fn encoding(optimizer: &SerializationOptimizer) -> Vec<(String, Encoded)> {
+    let report = optimizer.report().into_iter();
+    report.map(|(name, stats, plan)| (name.to_owned(), (stats, plan))).collect()
 }
 
 /// What the cache found out when it was opened: does not change while the node runs.
@@ -259,6 +262,7 @@ pub fn markdown() -> String {
     rows(&mut out, "copies", "copies", COPIES);
     rows(&mut out, "http", "http", HTTP);
     rows(&mut out, "feed", "feed", FEED);
+    rows(&mut out, "encoding", "encoding.TYPE", ENCODING);
     out
 }
 

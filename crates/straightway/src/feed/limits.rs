@@ -14,6 +14,8 @@ pub struct FeedLimits {
     pub max_subscribers: usize,
     /// Subscribers at a time from one address beyond this machine.
     pub max_per_address: usize,
+    /// Streams of server-sent events at a time: each keeps one of the admin listener's connections.
+    pub max_streams: usize,
     /// Longest message that a subscriber may send, in bytes.
     pub max_message: usize,
     /// Events that a subscriber may be behind.
@@ -36,6 +38,7 @@ impl Default for FeedLimits {
             history_age: Duration::from_mins(10),
             max_subscribers: 10_000,
             max_per_address: 256,
+            max_streams: 128,
             max_message: 4096,
             max_lag: 16_384,
             flush_window: Duration::from_millis(2),

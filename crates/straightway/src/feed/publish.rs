@@ -273,6 +273,7 @@ impl Shared {
             violations: read(&counts.violations),
             silent: read(&counts.silent),
             json_encoded: read(&self.forms.json),
+            deflated: read(&self.forms.deflated),
             zstd_encoded: read(&self.forms.zstd),
             fallbacks: fallback.no_offer
                 + fallback.peer_lacks_rkyv
@@ -444,10 +445,16 @@ impl Feed {
         &self.shared.limits
     }
 
-    /// Counts a reader of the ring while it lives.
-    pub(crate) fn stream(&self) -> StreamSeat {
-        count(&self.shared.counts.streams, 1);
-        StreamSeat(self.shared.clone())
+    /// A seat for one more reader of the ring, if there is one; given back when dropped.
+    pub(crate) fn stream(&self) -> Option<StreamSeat> {
+        let most = self.shared.limits.max_streams as u64;
+        let take = |taken: u64| (taken < most).then_some(taken + 1);
+        let streams = &self.shared.counts.streams;
+        if streams.fetch_update(Ordering::AcqRel, Ordering::Acquire, take).is_err() {
+            count(&self.shared.counts.refused, 1);
+            return None;
+        }
+        Some(StreamSeat(self.shared.clone()))
     }
 
     pub(crate) fn node(&self) -> &str {

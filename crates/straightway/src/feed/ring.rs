@@ -28,6 +28,8 @@ pub(crate) struct Slot {
     /// Where the message begins in `frame`.
     head: usize,
     json: OnceLock<Text>,
+    /// The JSON form compressed for those who agreed on permessage-deflate, if it is worth it.
+    deflated: OnceLock<Option<SharedPacket>>,
     zstd: OnceLock<Option<SharedPacket>>,
     /// The same event, marked as one that overtook others.
     ahead: OnceLock<Box<Slot>>,
@@ -59,8 +61,6 @@ impl Drop for Weight {
 struct Text {
     frame: SharedPacket,
     head: usize,
-    /// The compressed form, for those who agreed on permessage-deflate, if it is worth it.
-    deflated: Option<SharedPacket>,
 }
 
 /// The form of an event that a subscriber gets.
@@ -77,6 +77,7 @@ pub(crate) enum Form {
 pub(crate) struct Forms {
     pub(crate) encoder: Encoder,
     pub(super) json: AtomicU64,
+    pub(super) deflated: AtomicU64,
     pub(super) zstd: AtomicU64,
     /// Bytes of all forms that were made on request and still exist.
     weight: Arc<AtomicUsize>,
@@ -84,7 +85,8 @@ pub(crate) struct Forms {
 
 impl Forms {
     pub(super) fn new(encoder: Encoder) -> Self {
-        Self { encoder, json: AtomicU64::new(0), zstd: AtomicU64::new(0), weight: Arc::default() }
+        let (json, deflated, zstd) = Default::default();
+        Self { encoder, json, deflated, zstd, weight: Arc::default() }
     }
 }
 
@@ -112,6 +114,7 @@ impl Slot {
             head: message.len() - len,
             frame: message.share(),
             json: OnceLock::new(),
+            deflated: OnceLock::new(),
             zstd: OnceLock::new(),
             ahead: OnceLock::new(),
             weight: Weight { all: forms.weight.clone(), own: AtomicUsize::new(0) },
@@ -149,8 +152,8 @@ impl Slot {
             }
             Form::Json => &self.json.get_or_init(|| self.make_json(forms)).frame,
             Form::JsonDeflated => {
-                let text = self.json.get_or_init(|| self.make_json(forms));
-                text.deflated.as_ref().unwrap_or(&text.frame)
+                let packed = self.deflated.get_or_init(|| self.make_deflated(forms).ok().flatten());
+                packed.as_ref().unwrap_or_else(|| self.frame(Form::Json, forms))
             }
         }
     }
@@ -175,6 +178,22 @@ impl Slot {
         let Some(mut packed) = packed else { return Ok(None) };
         self.weight.add(packed.capacity());
         put_head(&mut packed, Opcode::Binary)?;
+        Ok(Some(packed.share()))
+    }
+
+    fn make_deflated(&self, forms: &Forms) -> Result<Option<SharedPacket>, CodecError> {
+        let text = self.text(forms);
+        if text.len() < DEFLATE_FROM {
+            return Ok(None);
+        }
+        count(&forms.deflated, 1);
+        let mut packed = forms.encoder.pool().acquire(MAX_HEAD_BYTES + text.len())?;
+        packed.set_headroom(MAX_HEAD_BYTES)?;
+        if !straightway_codec::ws::deflate(&text, &mut packed) {
+            return Ok(None);
+        }
+        self.weight.add(packed.capacity());
+        put_head_deflated(&mut packed, Opcode::Text)?;
         Ok(Some(packed.share()))
     }
 
@@ -220,19 +239,6 @@ impl Slot {
             }
         };
         let text = buffer.len();
-        let deflated = if text < DEFLATE_FROM {
-            None
-        } else {
-            let mut packed = pool.acquire(MAX_HEAD_BYTES + text)?;
-            packed.set_headroom(MAX_HEAD_BYTES)?;
-            if straightway_codec::ws::deflate(&buffer, &mut packed) {
-                self.weight.add(packed.capacity());
-                put_head_deflated(&mut packed, Opcode::Text)?;
-                Some(packed.share())
-            } else {
-                None
-            }
-        };
         if buffer.capacity() > 2 * text + 256 {
             // It is kept: not in four times the room that it takes.
             let mut fitting = pool.acquire(MAX_HEAD_BYTES + text)?;
@@ -242,7 +248,7 @@ impl Slot {
         }
         self.weight.add(buffer.capacity());
         put_head(&mut buffer, Opcode::Text)?;
-        Ok(Text { head: buffer.len() - text, frame: buffer.share(), deflated })
+        Ok(Text { head: buffer.len() - text, frame: buffer.share() })
     }
 
     /// What a filter looks at.

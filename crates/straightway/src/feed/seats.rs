@@ -48,6 +48,8 @@ pub struct FeedStats {
     pub silent: u64,
     /// Events written as JSON.
     pub json_encoded: u64,
+    /// JSON texts deflated.
+    pub deflated: u64,
     /// Events compressed.
     pub zstd_encoded: u64,
     /// Times that JSON was used in place of rkyv.
@@ -86,6 +88,13 @@ pub struct Reserved {
     filter: Filter,
     since: u64,
     seat: Seat,
+}
+
+impl Reserved {
+    /// The offset of the first event that its holder hears, unless it asks for earlier ones.
+    pub(crate) fn since(&self) -> u64 {
+        self.since
+    }
 }
 
 impl Feed {
