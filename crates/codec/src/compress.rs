@@ -16,6 +16,12 @@ pub static EVENTS: LazyLock<Dictionary> =
 
 const LEVEL: i32 = 1;
 
+/// The length of the plain form, if the compressed one tells: a claim, which [`Dictionary::decompress`] holds it to.
+pub fn plain_len(packed: &[u8]) -> Option<usize> {
+    let len = zstd::zstd_safe::get_frame_content_size(packed).ok().flatten()?;
+    usize::try_from(len).ok()
+}
+
 /// A dictionary, ready for use. Compressing is serialised: it happens once an event.
 pub struct Dictionary {
     number: u32,

@@ -114,6 +114,12 @@ pub enum ClientError {
         /// What went wrong.
         reason: String,
     },
+    /// The node does not take what [`FeedClient::subscribe`](super::FeedClient::subscribe) asked for.
+    #[error("the node does not take the subscription: {reason}; ask for something else")]
+    Subscription {
+        /// The node's words.
+        reason: String,
+    },
     /// A message of the feed cannot be read.
     #[error("the feed cannot be read")]
     Codec(#[source] straightway_codec::CodecError),
@@ -140,7 +146,7 @@ pub struct Reply {
 }
 
 /// How long connecting may take, encryption included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the node may be silent while it is to answer.
 const SILENCE: Duration = Duration::from_mins(1);
 

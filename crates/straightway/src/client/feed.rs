@@ -1,35 +1,33 @@
 //! A subscriber of a node's feed: reconnects by itself, goes on where it stood, and hands out events as they lie.
-use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::header::{AUTHORIZATION, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use straightway_buffer::{BufferPool, PoolConfig};
-use straightway_codec::compress::EVENTS;
-use straightway_codec::event::{self, Event, Gap, Hello, Kind, OnLag, Stats, Subscribe};
+use straightway_codec::compress::{EVENTS, plain_len};
+use straightway_codec::event::{self, ArchivedGapReason, Hello, OnLag, Subscribe, Subscribed};
 use straightway_codec::{
-    Archived, Codec, CodecError, Encoding, Envelope, Flags, HEADER_BYTES, Header, JSON_SUBPROTOCOL,
-    JsonCodec, MessageMetadata, RKYV_SUBPROTOCOL, RKYV_ZSTD_SUBPROTOCOL, RkyvCodec, TypeRegistry,
-    WireType, type_id,
+    Codec, CodecError, Encoding, Envelope, Flags, HEADER_BYTES, Header, JSON_SUBPROTOCOL,
+    JsonCodec, MessageMetadata, RKYV_SUBPROTOCOL, RKYV_ZSTD_SUBPROTOCOL, TypeRegistry, WireType,
+    type_id,
 };
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_websockets::{ClientBuilder, Limits, Message as Frame, WebSocketStream};
 
-use super::connection::{Client, ClientError, Io};
+use super::connection::{CONNECT_TIMEOUT, Client, ClientError, Io};
+use super::message::{FeedMessage, FeedView, Form};
+use super::place::{Backoff, Place};
 
 /// Longest message that is taken from a node.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
-/// A node that says nothing for this long, not even a ping, is gone.
+/// Longest that a compressed message may become.
+const MAX_PLAIN_BYTES: usize = 64 * 1024;
+/// A node that says nothing for this long, not even an answer to a ping, is gone.
 const SILENCE: Duration = Duration::from_mins(1);
-/// The first pause before a new attempt is at most this long, and each next one twice as long ...
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// ... up to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// After this long a connection counts as good, and the pauses begin again.
-const GOOD_AFTER: Duration = Duration::from_mins(1);
 
 type Socket = WebSocketStream<Pin<Box<dyn Io>>>;
 
@@ -59,10 +57,29 @@ pub struct FeedClient {
     encoding: Encoding,
     /// The node's layouts differ from ours: it is asked for JSON.
     foreign: bool,
-    socket: Option<(Box<Socket>, Instant)>,
+    link: Option<Link>,
     place: Place,
-    attempts: u32,
+    backoff: Backoff,
     reconnects: u64,
+    silence: Duration,
+}
+
+/// A connection that was made.
+struct Link {
+    socket: Box<Socket>,
+    since: Instant,
+    /// When to ask whether the node is there; once it was asked, when to give it up. Kept from call to call, so that
+    /// whoever waits in short steps notices as well.
+    due: Instant,
+    asked: bool,
+}
+
+/// What a frame says.
+enum Said {
+    Message(FeedMessage),
+    /// A subscription was not taken.
+    Refused(String),
+    Nothing,
 }
 
 impl std::fmt::Debug for FeedClient {
@@ -74,143 +91,13 @@ impl std::fmt::Debug for FeedClient {
     }
 }
 
-/// Where a subscriber stands in the stream.
-#[derive(Debug, Default)]
-struct Place {
-    epoch: Option<u64>,
-    /// The first offset that was not seen.
-    next: Option<u64>,
-    /// Offsets beyond that which came ahead of others.
-    ahead: BTreeSet<u64>,
-}
-
-impl Place {
-    /// Takes note of an event; whether it is new.
-    fn see(&mut self, offset: u64, urgent: bool) -> bool {
-        let seen = self.next.is_some_and(|next| offset < next) || self.ahead.contains(&offset);
-        if seen {
-            if !urgent {
-                self.advance(offset + 1);
-            }
-            return false;
-        }
-        if urgent {
-            self.ahead.insert(offset);
-        } else {
-            self.advance(offset + 1);
-        }
-        true
-    }
-
-    fn advance(&mut self, to: u64) {
-        let next = self.next.map_or(to, |next| next.max(to));
-        self.next = Some(next);
-        self.ahead = self.ahead.split_off(&next);
-    }
-
-    fn restart(&mut self, epoch: u64) {
-        *self = Self { epoch: Some(epoch), ..Self::default() };
-    }
-}
-
-/// A message, as it came.
-#[derive(Debug, Clone)]
-pub struct FeedMessage(Form);
-
-#[derive(Debug, Clone)]
-enum Form {
-    Archive { header: Header, payload: Bytes, registry: Arc<TypeRegistry> },
-    Text(serde_json::Value),
-}
-
-/// A message, read where it lies.
-pub enum FeedView<'a> {
-    /// Something happened to an object, or to many.
-    Event(&'a Archived<Event>),
-    /// The node's numbers.
-    Stats(&'a Archived<Stats>),
-    /// Events were left out.
-    Gap(&'a Archived<Gap>),
-    /// The node speaks JSON with us.
-    Json(&'a serde_json::Value),
-}
-
-impl FeedMessage {
-    /// Its place in the stream.
-    pub fn offset(&self) -> u64 {
-        match &self.0 {
-            Form::Archive { header, .. } => header.offset,
-            Form::Text(text) => text["offset"].as_u64().unwrap_or(0),
-        }
-    }
-
-    /// Milliseconds since the Unix epoch.
-    pub fn timestamp(&self) -> u64 {
-        match &self.0 {
-            Form::Archive { header, .. } => header.time_us / 1000,
-            Form::Text(text) => text["timestamp"].as_u64().unwrap_or(0),
-        }
-    }
-
-    /// Validates and reads it, without copying anything.
-    ///
-    /// # Errors
-    /// Those of [`TypeRegistry::check`].
-    pub fn view(&self) -> Result<FeedView<'_>, CodecError> {
-        match &self.0 {
-            Form::Text(text) => Ok(FeedView::Json(text)),
-            Form::Archive { header, payload, registry } => {
-                let checked = registry.check(header, payload)?;
-                if header.type_id == type_id(Stats::NAME) {
-                    checked.view::<Stats>().map(FeedView::Stats)
-                } else if header.type_id == type_id(Gap::NAME) {
-                    checked.view::<Gap>().map(FeedView::Gap)
-                } else {
-                    checked.view::<Event>().map(FeedView::Event)
-                }
-            }
-        }
-    }
-
-    /// The same as the JSON that the node gives browsers.
-    pub fn to_json(&self) -> Result<serde_json::Value, CodecError> {
-        let Form::Archive { header, payload, .. } = &self.0 else {
-            let Form::Text(text) = &self.0 else { return Ok(serde_json::Value::Null) };
-            return Ok(text.clone());
-        };
-        let (mut body, kind) = match self.view()? {
-            FeedView::Stats(_) => {
-                (value(&Codec::<Stats>::decode(&RkyvCodec, payload)?), Some(Kind::Stats))
-            }
-            FeedView::Gap(_) => {
-                (value(&Codec::<Gap>::decode(&RkyvCodec, payload)?), Some(Kind::Gap))
-            }
-            _ => (value(&Codec::<Event>::decode(&RkyvCodec, payload)?), None),
-        };
-        if let serde_json::Value::Object(fields) = &mut body {
-            if let Some(kind) = kind {
-                fields.insert("kind".into(), kind.name().into());
-                fields.entry("key").or_insert_with(|| "".into());
-                fields.entry("node").or_insert_with(|| "".into());
-            }
-            fields.insert("offset".into(), header.offset.into());
-            fields.insert("timestamp".into(), (header.time_us / 1000).into());
-        }
-        Ok(body)
-    }
-}
-
-fn value(of: &impl serde::Serialize) -> serde_json::Value {
-    serde_json::to_value(of).unwrap_or_default()
-}
-
 impl FeedClient {
     /// A subscriber of the node whose admin listener `client` leads to. Connects with the first [`Self::next`].
     ///
     /// # Errors
     /// [`ClientError::Codec`], if the types of this build contradict each other.
     pub fn new(client: Client, wanted: Subscribe) -> Result<Self, ClientError> {
-        let place = Place { epoch: wanted.epoch, next: wanted.from, ..Place::default() };
+        let place = Place::of(&wanted);
         let pool = BufferPool::new(PoolConfig { name: "feed-client", ..PoolConfig::tiered() });
         Ok(Self {
             client,
@@ -219,10 +106,11 @@ impl FeedClient {
             pool: pool.map_err(|error| ClientError::Codec(error.into()))?,
             encoding: Encoding::Rkyv,
             foreign: false,
-            socket: None,
+            link: None,
             place,
-            attempts: 0,
+            backoff: Backoff::default(),
             reconnects: 0,
+            silence: SILENCE,
         })
     }
 
@@ -230,6 +118,14 @@ impl FeedClient {
     #[must_use]
     pub fn with_encoding(mut self, encoding: Encoding) -> Self {
         self.encoding = encoding;
+        self
+    }
+
+    /// After this much silence a connection counts as lost; after half of it the node is asked whether it is there. A
+    /// minute at first.
+    #[must_use]
+    pub fn with_silence(mut self, silence: Duration) -> Self {
+        self.silence = silence;
         self
     }
 
@@ -253,21 +149,26 @@ impl FeedClient {
     /// Cancel safe: what was not handed out is handed out by the next call, or asked for again.
     pub async fn next(&mut self) -> Result<FeedMessage, ClientError> {
         loop {
-            if self.socket.is_none() {
+            let Some(link) = &mut self.link else {
                 self.connect().await?;
-            }
-            let Some((socket, since)) = &mut self.socket else { continue };
-            if self.attempts > 0 && since.elapsed() > GOOD_AFTER {
-                self.attempts = 0;
-            }
-            let frame = tokio::time::timeout(SILENCE, socket.next()).await;
-            let Ok(Some(Ok(frame))) = frame else {
-                self.lost();
                 continue;
             };
+            let frame = match timeout_at(link.due, link.socket.next()).await {
+                Ok(Some(Ok(frame))) => frame,
+                Err(_) if !link.asked => {
+                    self.ask().await;
+                    continue;
+                }
+                _ => {
+                    self.lost();
+                    continue;
+                }
+            };
+            (link.due, link.asked) = (Instant::now() + self.silence / 2, false);
             match self.understand(&frame) {
-                Ok(Some(message)) => return Ok(message),
-                Ok(None) => {}
+                Ok(Said::Message(message)) => return Ok(message),
+                Ok(Said::Refused(reason)) => return Err(ClientError::Subscription { reason }),
+                Ok(Said::Nothing) => {}
                 Err(error) => {
                     tracing::debug!(%error, "a message of the node cannot be read; asking for JSON");
                     self.foreign = true;
@@ -277,10 +178,19 @@ impl FeedClient {
         }
     }
 
-    /// Asks for other events from here on. The answer is not waited for.
+    /// Asks for other events from here on, or from the place that is named: then over a new connection, or what is under
+    /// way would be taken for what was asked for. The answer is not waited for: if the node does not take the
+    /// subscription, [`Self::next`] says so, and something else has to be asked for.
     pub async fn subscribe(&mut self, wanted: Subscribe) -> Result<(), ClientError> {
         self.wanted = wanted;
-        let Some((socket, _)) = &mut self.socket else { return Ok(()) };
+        if self.wanted.from.is_some() {
+            let known = self.place.epoch;
+            self.place = Place::of(&self.wanted);
+            self.place.epoch = self.place.epoch.or(known);
+            self.lost();
+            return Ok(());
+        }
+        let Some(link) = &mut self.link else { return Ok(()) };
         let metadata =
             MessageMetadata { source: Some("client".to_owned()), ..MessageMetadata::default() };
         let envelope = Envelope::new("subscribe", self.wanted.clone()).with_metadata(metadata);
@@ -290,42 +200,59 @@ impl FeedClient {
         } else {
             Frame::binary(envelope.encode(&self.pool).map_err(ClientError::Codec)?.freeze())
         };
-        if socket.send(frame).await.is_err() {
+        if !matches!(timeout(self.silence, link.socket.send(frame)).await, Ok(Ok(()))) {
             // The new connection asks for it.
             self.lost();
         }
         Ok(())
     }
 
+    /// Asks a silent node whether it is there.
+    async fn ask(&mut self) {
+        let Some(link) = &mut self.link else { return };
+        (link.due, link.asked) = (Instant::now() + self.silence / 2, true);
+        let asking = link.socket.send(Frame::ping(Bytes::new()));
+        if !matches!(timeout_at(link.due, asking).await, Ok(Ok(()))) {
+            self.lost();
+        }
+    }
+
     fn lost(&mut self) {
-        self.socket = None;
-        self.reconnects += 1;
+        if let Some(link) = self.link.take() {
+            self.reconnects += 1;
+            self.backoff.lost(link.since.elapsed());
+        }
     }
 
     /// Connects; when that fails, waits and tries again, unless the node has never been reached.
     async fn connect(&mut self) -> Result<(), ClientError> {
         loop {
-            if self.attempts > 0 {
-                tokio::time::sleep(pause(self.attempts)).await;
+            if let Some(until) = self.backoff.until() {
+                sleep_until(until).await;
             }
-            self.attempts = self.attempts.saturating_add(1);
+            self.backoff.begin();
             match self.try_connect().await {
-                Ok(socket) => {
-                    self.socket = Some((Box::new(socket), Instant::now()));
+                Ok((socket, place)) => {
+                    if let Some((epoch, first)) = place {
+                        self.place.meet(epoch, first);
+                    }
+                    let (since, socket) = (Instant::now(), Box::new(socket));
+                    let due = since + self.silence / 2;
+                    self.link = Some(Link { socket, since, due, asked: false });
                     return Ok(());
                 }
                 Err(error @ ClientError::Refused { .. }) if !is_passing(&error) => {
                     return Err(error);
                 }
-                Err(error) if self.reconnects == 0 && self.place.epoch.is_none() => {
-                    return Err(error);
-                }
+                Err(error) if self.reconnects == 0 => return Err(error),
                 Err(error) => tracing::debug!(%error, "the node cannot be reached"),
             }
+            self.backoff.rest();
         }
     }
 
-    async fn try_connect(&self) -> Result<Socket, ClientError> {
+    /// The connection, and the place that the node says it begins at.
+    async fn try_connect(&self) -> Result<(Socket, Option<(u64, u64)>), ClientError> {
         let json = self.foreign || self.encoding == Encoding::Json;
         let offers = if json {
             HeaderValue::from_static(JSON_SUBPROTOCOL)
@@ -350,10 +277,15 @@ impl FeedClient {
                 .add_header(AUTHORIZATION, bearer)
                 .map_err(|_| ClientError::Header { what: "token" })?;
         }
-        match builder.connect_on(io).await {
-            Ok((socket, _)) => Ok(socket),
+        let at_most = CONNECT_TIMEOUT.min(self.silence);
+        match timeout(at_most, builder.connect_on(io)).await {
+            Ok(Ok((socket, answer))) => Ok((socket, place_of(answer.headers()))),
+            Err(_) => {
+                let (what, seconds) = ("answered", at_most.as_secs());
+                Err(ClientError::Silent { authority, what, seconds })
+            }
             // Why it was refused is said to those who ask without upgrading.
-            Err(error) => {
+            Ok(Err(error)) => {
                 let reason = error.to_string();
                 let reply =
                     self.client.send(http::Method::GET, &path, http::HeaderMap::new(), None);
@@ -392,21 +324,24 @@ impl FeedClient {
         if query.is_empty() { "/events".to_owned() } else { format!("/events?{}", query.join("&")) }
     }
 
-    /// What a frame says to the user of this client, if anything.
-    fn understand(&mut self, frame: &Frame) -> Result<Option<FeedMessage>, CodecError> {
+    fn understand(&mut self, frame: &Frame) -> Result<Said, CodecError> {
         if frame.is_text() {
-            return Ok(self.understand_text(frame.as_payload()));
+            return Ok(self.understand_text(frame.as_payload()).unwrap_or(Said::Nothing));
         }
         if !frame.is_binary() {
-            return Ok(None);
+            return Ok(Said::Nothing);
         }
         let message: Bytes = frame.as_payload().clone().into();
         let (header, _) = Header::parse(&message)?;
         if header.flags.has(Flags::EXTENDED) {
-            return Ok(None);
+            let answer = Envelope::<Subscribed>::read(&message, &self.registry)?;
+            let refused = answer.payload.error.as_ref();
+            return Ok(refused.map_or(Said::Nothing, |why| Said::Refused(why.as_str().to_owned())));
         }
         let payload = if header.flags.has(Flags::ZSTD) {
-            let mut plain = self.pool.acquire(64 * 1024)?;
+            // It is handed out, and may be kept: in no more room than it takes.
+            let len = plain_len(&message[HEADER_BYTES..]).unwrap_or(MAX_PLAIN_BYTES);
+            let mut plain = self.pool.acquire(len.clamp(1, MAX_PLAIN_BYTES))?;
             EVENTS.decompress(&message[HEADER_BYTES..], &mut plain)?;
             plain.freeze()
         } else {
@@ -414,23 +349,27 @@ impl FeedClient {
         };
         if header.type_id == type_id(Hello::NAME) {
             self.meet(&header, &payload)?;
-            return Ok(None);
+            return Ok(Said::Nothing);
         }
         let message =
             FeedMessage(Form::Archive { header, payload, registry: self.registry.clone() });
         let new = match message.view()? {
             FeedView::Stats(_) => true,
             FeedView::Gap(gap) => {
-                self.place.next = Some(gap.to.to_native());
+                let restarted = gap.reason == ArchivedGapReason::Restarted;
+                self.place.skip(gap.to.to_native(), restarted);
                 true
             }
             _ => self.place.see(header.offset, header.flags.has(Flags::URGENT)),
         };
-        Ok(new.then_some(message))
+        Ok(if new { Said::Message(message) } else { Said::Nothing })
     }
 
-    fn understand_text(&mut self, text: &[u8]) -> Option<FeedMessage> {
+    fn understand_text(&mut self, text: &[u8]) -> Option<Said> {
         let value: serde_json::Value = JsonCodec.decode(text).ok()?;
+        if let Some(reason) = value["subscribed"]["error"].as_str() {
+            return Some(Said::Refused(reason.to_owned()));
+        }
         let offset = value["offset"].as_u64()?;
         let new = match value["kind"].as_str()? {
             "stats" => {
@@ -438,12 +377,12 @@ impl FeedClient {
                 true
             }
             "gap" => {
-                self.place.next = Some(offset);
+                self.place.skip(offset, value["reason"] == "restarted");
                 true
             }
             _ => self.place.see(offset, value["urgent"].as_bool() == Some(true)),
         };
-        new.then_some(FeedMessage(Form::Text(value)))
+        Some(if new { Said::Message(FeedMessage(Form::Text(value))) } else { Said::Nothing })
     }
 
     /// Compares the node's types with ours: validation would not notice that they differ.
@@ -458,53 +397,18 @@ impl FeedClient {
                 return Err(CodecError::UnknownVersion { name, version, known: ours.version });
             }
         }
-        let epoch = hello.epoch.to_native();
-        if self.place.epoch.is_some_and(|known| known != epoch) {
-            self.place.restart(epoch);
-        }
-        self.place.epoch = Some(epoch);
-        if self.place.next.is_none() {
-            self.place.next = Some(hello.head.to_native());
-        }
+        self.place.meet(hello.epoch.to_native(), hello.head.to_native());
         Ok(())
     }
+}
+
+/// The place that the answer to an upgrade names: an epoch, and the first offset that follows.
+fn place_of(headers: &http::HeaderMap) -> Option<(u64, u64)> {
+    let (epoch, seen) = headers.get("last-event-id")?.to_str().ok()?.split_once('-')?;
+    Some((epoch.parse().ok()?, seen.parse::<u64>().ok()?.checked_add(1)?))
 }
 
 /// Whether a refusal may be over later.
 fn is_passing(error: &ClientError) -> bool {
     matches!(error, ClientError::Refused { status, .. } if status.is_server_error() || status.as_u16() == 429)
-}
-
-/// A random pause, so that a restarted node's subscribers do not all come back at once.
-fn pause(attempt: u32) -> Duration {
-    let most = FIRST_PAUSE.saturating_mul(1 << (attempt - 1).min(10)).min(LONGEST_PAUSE);
-    let mut random = [0; 4];
-    // Without randomness the longest pause is as good as any.
-    if getrandom::fill(&mut random).is_err() {
-        return most;
-    }
-    most.mul_f64(f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_event_is_new_once_whatever_overtook_it() {
-        let mut place = Place { next: Some(10), ..Place::default() };
-        assert!(place.see(10, false) && !place.see(10, false) && !place.see(3, false));
-        assert!(place.see(20, true), "ahead of others");
-        assert!(place.see(11, false) && place.next == Some(12), "which are still missing");
-        assert!(!place.see(20, true) && !place.see(20, false), "in its turn");
-        assert_eq!((place.next, place.ahead.len()), (Some(21), 0));
-    }
-
-    #[test]
-    fn pauses_grow_and_end_somewhere() {
-        for attempt in 1..50 {
-            assert!(pause(attempt) <= LONGEST_PAUSE);
-        }
-        assert!(pause(1) <= FIRST_PAUSE);
-    }
 }

@@ -1,10 +1,13 @@
 //! What `put`, `get` and their kin speak to a node with; usable as a library.
 mod connection;
 mod feed;
+mod message;
+mod place;
 mod transfer;
 
 pub use connection::{Body, Client, ClientError, Reply};
-pub use feed::{FeedClient, FeedMessage, FeedView};
+pub use feed::FeedClient;
+pub use message::{FeedMessage, FeedView};
 pub use transfer::{
     Fetched, Progress, PutOptions, STANDARD_OUTPUT, fetch_to_file, fetch_to_writer, put_file,
     put_stdin,
