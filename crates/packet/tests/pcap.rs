@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use straightway_packet::PacketError;
-use straightway_packet::capture::pcap::{LINKTYPE_ETHERNET, LINKTYPE_RAW, Reader, Writer};
+use straightway_packet::capture::pcap::{
+    LINKTYPE_ETHERNET, LINKTYPE_RAW, MAX_SNAPLEN, Reader, Writer,
+};
 use straightway_packet::view::Frame;
 
 const RECORD: &[u8] = include_bytes!("data/scapy.pcap");
@@ -49,6 +51,26 @@ fn both_byte_orders_and_resolutions_are_read() {
             assert_eq!(all(&file).expect("reads"), [expected]);
             assert_eq!(Reader::new(&file[..]).unwrap().link_type(), LINKTYPE_RAW);
         }
+    }
+}
+
+#[test]
+fn the_bits_above_the_link_type_are_not_part_of_it() {
+    let mut file = RECORD.to_vec();
+    // A frame check sequence of four bytes (in units of two), and that this is known.
+    file[20..24].copy_from_slice(&(2 << 28 | 1 << 26 | LINKTYPE_ETHERNET).to_le_bytes());
+    assert_eq!(Reader::new(&file[..]).unwrap().link_type(), LINKTYPE_ETHERNET);
+}
+
+#[test]
+fn a_packet_that_is_too_long_to_keep_is_cut_and_its_length_told() {
+    let (giant, len) = (vec![7; 300_000], MAX_SNAPLEN as usize);
+    for pieces in [vec![&giant[..]], vec![&giant[..10], &giant[..len - 20], &giant[..20], &[1]]] {
+        let mut file = Vec::new();
+        let mut writer = Writer::new(&mut file, LINKTYPE_RAW).unwrap();
+        writer.write_pieces(Duration::ZERO, &pieces, 0).unwrap();
+        let whole = u32::try_from(pieces.concat().len()).unwrap();
+        assert_eq!(all(&file).unwrap(), [(Duration::ZERO, giant[..len].to_vec(), whole)]);
     }
 }
 

@@ -74,16 +74,36 @@ impl<W: Write> Writer<W> {
         bytes: &[u8],
         original_len: u32,
     ) -> Result<(), PacketError> {
-        let bytes = &bytes[..bytes.len().min(MAX_SNAPLEN as usize)];
+        self.write_pieces(time, &[bytes], original_len)
+    }
+
+    /// Writes a packet that lies in pieces.
+    ///
+    /// # Errors
+    /// [`PacketError::Io`].
+    pub fn write_pieces(
+        &mut self,
+        time: Duration,
+        pieces: &[&[u8]],
+        original_len: u32,
+    ) -> Result<(), PacketError> {
         let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
-        let len = u32::try_from(bytes.len()).unwrap_or(MAX_SNAPLEN);
+        let total: usize = pieces.iter().map(|piece| piece.len()).sum();
+        let total = u32::try_from(total).unwrap_or(u32::MAX);
+        let len = total.min(MAX_SNAPLEN);
         let mut header = [0; 16];
         header[..4].copy_from_slice(&seconds.to_le_bytes());
         header[4..8].copy_from_slice(&time.subsec_nanos().to_le_bytes());
         header[8..12].copy_from_slice(&len.to_le_bytes());
-        header[12..].copy_from_slice(&original_len.max(len).to_le_bytes());
+        header[12..].copy_from_slice(&original_len.max(total).to_le_bytes());
         self.out.write_all(&header).map_err(unwritable)?;
-        self.out.write_all(bytes).map_err(unwritable)
+        let mut left = len as usize;
+        for piece in pieces {
+            let kept = &piece[..piece.len().min(left)];
+            self.out.write_all(kept).map_err(unwritable)?;
+            left -= kept.len();
+        }
+        Ok(())
     }
 
     /// Writes out what is buffered.
@@ -131,8 +151,8 @@ impl<R: Read> Reader<R> {
             }
         };
         let mut reader = Self { input, big_endian, nanoseconds, link_type: 0 };
-        // The upper bits say how many bytes of a frame check sequence follow each frame.
-        reader.link_type = reader.number(&header, 20) & 0x0fff_ffff;
+        // The upper six bits say whether, and how long, a frame check sequence follows each frame.
+        reader.link_type = reader.number(&header, 20) & 0x03ff_ffff;
         Ok(reader)
     }
 
