@@ -42,7 +42,7 @@ pub fn capture(
         quiet = Duration::ZERO;
         for packet in block.packets().take(usize::try_from(count - written)?) {
             // From the kernel's memory to the file's buffer: the only copy.
-            writer.write(packet.time, packet.bytes, packet.original_len)?;
+            packet.write_to(&mut writer)?;
             written += 1;
         }
     }

@@ -6,11 +6,11 @@
 //! overlay   the node's own messages, flat
 //! fragment  IPv4 and IPv6 fragments, made and put together again within bounds
 //! batch     many datagrams by one system call (Linux), one by one elsewhere
-//! capture   the kernel's ring of packets, and pcap files
+//! capture   the kernel's ring of packets, and files of them: pcap, and pcapng to read
 //! xdp       frames past the kernel's stack (Linux, feature `xdp`)
 //! ```
-//! *Knows:* packets, and the system calls that move them. *Does not know:* what they are for. Everything but `batch`,
-//! `capture::ring` and `tap` takes bytes and a clock in and gives bytes out.
+//! *Knows:* packets, and the system calls that move them. *Does not know:* what they are for. `view`, `build`,
+//! `overlay` and `fragment` take bytes and a clock in and give bytes out: no socket, no file.
 #![deny(unsafe_code)]
 
 mod addr;

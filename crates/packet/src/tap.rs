@@ -81,13 +81,12 @@ impl Tap {
         }
     }
 
-    /// Waits until there is a frame to read, for so long at the most; `false`: there is none.
+    /// Waits until there is a frame to read, for so long at the most; `false`: there is none yet.
     ///
     /// # Errors
     /// [`PacketError::Io`].
     pub fn wait_readable(&self, at_most: Duration) -> Result<bool, PacketError> {
-        let timeout = i32::try_from(at_most.as_millis()).unwrap_or(i32::MAX);
-        sockopt::poll(self.as_fd(), false, timeout)
+        sockopt::poll(self.as_fd(), false, Some(at_most))
             .map_err(|source| self.failed("waiting for", source))
     }
 

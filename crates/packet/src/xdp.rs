@@ -57,7 +57,8 @@ impl XdpSocket {
     /// Queues frames, as many as fit, and has the kernel send them; gives how many were taken.
     ///
     /// # Errors
-    /// [`PacketError::TooLong`] for a frame over [`MAX_FRAME`]; [`PacketError::Io`].
+    /// [`PacketError::TooLong`] when the first frame is over [`MAX_FRAME`] (a later one ends the batch before it);
+    /// [`PacketError::Io`].
     pub fn send<'a>(
         &mut self,
         frames: impl IntoIterator<Item = &'a [u8]>,
@@ -65,6 +66,10 @@ impl XdpSocket {
         let mut taken = 0;
         for frame in frames {
             if frame.len() > MAX_FRAME {
+                if taken > 0 {
+                    // Those before it go, and are told; it is the first of the next call.
+                    break;
+                }
                 let (len, max) = (frame.len(), MAX_FRAME);
                 return Err(PacketError::TooLong { layer: "xdp frame", len, max });
             }
@@ -95,11 +100,8 @@ impl XdpSocket {
         at_most: Duration,
         mut take: impl FnMut(&[u8]),
     ) -> Result<usize, PacketError> {
-        let timeout = i32::try_from(at_most.as_millis()).unwrap_or(i32::MAX);
-        match poll(self.socket.fd(), false, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(0),
-            polled => drop(polled.map_err(|source| self.failed("receiving on", source))?),
-        }
+        let polled = poll(self.socket.fd(), false, Some(at_most));
+        polled.map_err(|source| self.failed("receiving on", source))?;
         let mut received = 0;
         while self
             .socket

@@ -197,6 +197,31 @@ fn what_is_longer_than_the_buffer_is_marked() {
 }
 
 #[test]
+fn what_is_as_long_as_expected_is_not_marked() {
+    for offload in ALL {
+        // A class of the pool, so that the buffer is not longer by itself.
+        let (mut receiver, to) = receiver(offload, 2048);
+        socket().0.send_to(&[1; 2048], to).unwrap();
+        assert_eq!(collect(&mut receiver, 1)[0].0.len(), 2048, "{offload:?}");
+    }
+}
+
+#[test]
+fn a_second_receiver_of_a_socket_gets_it_as_it_wants_it() {
+    let (socket, to) = socket();
+    let options = |offload| ReceiveOptions { offload, ..ReceiveOptions::default() };
+    drop(BatchReceiver::new(socket.clone(), options(Offload::Auto)).unwrap());
+    let mut plain = BatchReceiver::new(socket, options(Offload::NoSegmentation)).unwrap();
+    let (mut sender, _) = sender(Offload::Auto);
+    for n in 0..10u8 {
+        sender.push(to, Bytes::from(vec![n; 1000])).unwrap();
+    }
+    sender.flush(SOON).unwrap();
+    // Joined, the ten would not fit one buffer.
+    assert_eq!(collect(&mut plain, 10).len(), 10);
+}
+
+#[test]
 fn waiting_ends_when_nothing_comes() {
     let (mut receiver, _) = receiver(Offload::Auto, 1500);
     assert_eq!(receiver.try_receive().unwrap(), 0);

@@ -178,7 +178,7 @@ fn a_datagram_that_grows_does_not_push_out_others() {
     let mut reassembler = Reassembler::new(limits);
     let honest = fragments(&packet(false, 7, 1, &[7; 3000]), 1500, 0);
     add(&mut reassembler, &honest[0], START).unwrap();
-    let greedy = fragments(&packet(false, 66, 1, &[6; 60_000]), 1500, 0);
+    let greedy = fragments(&packet(false, 66, 1, &vec![6; 60_000]), 1500, 0);
     for piece in &greedy {
         add(&mut reassembler, piece, START + Duration::from_millis(1)).unwrap();
         assert!(reassembler.bytes_held() <= 20_000);

@@ -12,9 +12,12 @@ use bytes::Bytes;
 use netns::{Pair, run};
 use straightway_packet::batch::{BatchReceiver, BatchSender, ReceiveOptions, SendOptions};
 use straightway_packet::build::{IcmpPacketBuilder, UdpPacketBuilder};
+use straightway_packet::capture::pcap::{LINKTYPE_ETHERNET, Reader, Writer};
 use straightway_packet::capture::{CaptureRing, RingOptions};
 use straightway_packet::fragment::fragment_v4;
-use straightway_packet::view::{Arp, Echo, EtherType, Ethernet, Frame, Network, Transport};
+use straightway_packet::view::{
+    Arp, Echo, EtherType, Ethernet, Frame, Network, Transport, VlanTag,
+};
 use straightway_packet::{MacAddr, PacketError, Tap};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -189,6 +192,60 @@ fn the_ring_sees_every_frame_of_the_cable() {
 }
 
 #[test]
+fn the_ring_keeps_vlan_tags_and_tells_when_the_interface_goes_down() {
+    let Some(pair) = Pair::new("vlan") else { return };
+    let ns = &pair.names[0];
+    let options = RingOptions { retire: Duration::from_millis(5), ..RingOptions::default() };
+    let (tap, mut ring) = pair.within(0, || {
+        let tap = Tap::create(Some("tap8")).expect("made as root");
+        run(&format!("ip -n {ns} link set tap8 up"));
+        (tap, CaptureRing::open("tap8", options).expect("opened as root"))
+    });
+    let builder =
+        UdpPacketBuilder::new("10.80.0.1:1".parse().unwrap(), "10.80.0.2:9".parse().unwrap());
+    let builder = builder.unwrap().ethernet(US, MacAddr::BROADCAST);
+    let tag = VlanTag { kind: EtherType::PROVIDER_VLAN, priority: 5, drop_eligible: true, id: 7 };
+    let sent = [builder.build(b"plain").unwrap(), builder.vlan(tag).build(b"tagged").unwrap()];
+    let deadline = Instant::now() + SOON;
+    let next = |ring: &mut CaptureRing, frame: &[u8]| {
+        write(&tap, frame);
+        let (mut file, mut vlan) = (Vec::new(), None);
+        let mut writer = Writer::new(&mut file, LINKTYPE_ETHERNET).unwrap();
+        while vlan.is_none() && Instant::now() < deadline {
+            let Some(block) = ring.next_block(Duration::from_millis(100)).unwrap() else {
+                continue;
+            };
+            // Beside what the kernel says itself.
+            let ours =
+                |bytes: &[u8]| Ethernet::parse(bytes).is_ok_and(|frame| frame.source() == US);
+            for packet in block.packets().filter(|packet| ours(packet.bytes)) {
+                packet.write_to(&mut writer).unwrap();
+                vlan = Some(packet.vlan);
+            }
+        }
+        let (mut reader, mut buffer) = (Reader::new(&file[..]).unwrap(), Vec::new());
+        let packet = reader.next(&mut buffer).unwrap().expect("it was seen");
+        assert_eq!((packet.bytes, packet.original_len as usize), (frame, frame.len()));
+        vlan.flatten()
+    };
+    assert_eq!(sent.each_ref().map(|frame| next(&mut ring, frame)), [None, Some(tag)]);
+
+    run(&format!("ip -n {ns} link set tap8 down"));
+    let down = loop {
+        assert!(Instant::now() < deadline, "it is told");
+        // Packets of before may come first; what must not come is an endless row of answers that there is nothing.
+        match ring.next_block(SOON) {
+            Ok(block) => assert!(block.is_some(), "it waits, or tells why not"),
+            Err(error) => break error,
+        }
+    };
+    assert!(down.to_string().contains("tap8"), "{down}");
+    // Told once; up again, packets come again.
+    run(&format!("ip -n {ns} link set tap8 up"));
+    assert_eq!(next(&mut ring, &sent[0]), None);
+}
+
+#[test]
 fn joined_packets_cross_the_cable_apart() {
     let Some(pair) = Pair::new("batch") else { return };
     // Segments are cut before they enter the cable, as a network card would: what arrives are single packets.
@@ -281,6 +338,8 @@ fn frames_go_past_the_stack_both_ways() {
         assert!(Instant::now() < deadline, "every frame comes back from the kernel");
     }
     assert!(matches!(sender.send([&[0; 3000][..]]), Err(PacketError::TooLong { .. })));
+    let short = frame(0);
+    assert_eq!(sender.send([&short, &[0; 3000][..]]).unwrap(), 1, "those before it are told");
     // Closed, the queue is the stack's again.
     drop((sender, receiver));
     let ping = pair.command(0, "ping").args(["-c", "1", "-W", "5", "10.77.0.2"]).output();

@@ -38,13 +38,7 @@ fn wait_for(
     at_most: Option<std::time::Duration>,
 ) -> std::io::Result<()> {
     use std::os::fd::AsFd;
-    // Rounded up, or the last millisecond would be spent asking.
-    let timeout = at_most.map(|left| left.as_micros().div_ceil(1000));
-    let timeout = timeout.map_or(-1, |ms| i32::try_from(ms).unwrap_or(i32::MAX));
-    match crate::sys::sockopt::poll(socket.as_fd(), write, timeout) {
-        Err(error) if error.kind() != std::io::ErrorKind::Interrupted => Err(error),
-        _ => Ok(()),
-    }
+    crate::sys::sockopt::poll(socket.as_fd(), write, at_most).map(drop)
 }
 
 /// The longest payload of a UDP datagram over IPv4.

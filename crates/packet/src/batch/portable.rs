@@ -31,7 +31,7 @@ pub(super) fn receive(
     for (n, buffer) in buffers.iter_mut().enumerate() {
         match socket.recv_from(buffer.as_mut_capacity()) {
             Ok((len, from)) => {
-                // Without the kernel's word for it, a datagram that fills the buffer may have been longer.
+                // Without the kernel's word for it: buffers have room for more than is expected.
                 let truncated = len == buffer.capacity();
                 into.push(Received {
                     from: Some(from),
@@ -41,14 +41,8 @@ pub(super) fn receive(
                     dropped: None,
                 });
             }
-            Err(error) if n > 0 && error.kind() == io::ErrorKind::WouldBlock => {
-                return Ok(n as u64 + 1);
-            }
-            Err(error) if n > 0 => {
-                // What was received is not thrown away for it: the next call will meet it again, or it has passed.
-                let _ = error;
-                return Ok(n as u64 + 1);
-            }
+            // What was received is not thrown away for an error: the next call will meet it again, or it has passed.
+            Err(_) if n > 0 => return Ok(n as u64 + 1),
             Err(error) => return Err(error),
         }
     }

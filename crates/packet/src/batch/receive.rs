@@ -57,10 +57,10 @@ pub struct BatchReceiver {
     buffer_len: usize,
     buffers: Vec<PooledBuffer>,
     received: Vec<Received>,
-    portable: bool,
     stats: ReceiveStats,
+    /// `None`: one datagram by one call.
     #[cfg(target_os = "linux")]
-    many: ReceiveMany,
+    many: Option<ReceiveMany>,
 }
 
 /// A datagram.
@@ -105,8 +105,11 @@ impl BatchReceiver {
         if let Some(bytes) = options.socket_buffer {
             enlarge(&socket, bytes);
         }
-        let joined = options.offload == Offload::Auto && join_received(&socket);
-        let buffer_len = if joined { 64 << 10 } else { options.mtu.max(1) };
+        let joined = join_received(&socket, options.offload == Offload::Auto);
+        let portable = options.offload == Offload::Portable || cfg!(not(target_os = "linux"));
+        // One byte more tells a datagram that is as long as expected from one that was cut.
+        let mtu = options.mtu.max(1).saturating_add(usize::from(portable));
+        let buffer_len = if joined { 64 << 10 } else { mtu };
         let pool = match options.pool {
             Some(pool) => pool,
             None => BufferPool::new(PoolConfig { name: "receive", ..PoolConfig::packets() })?,
@@ -119,10 +122,9 @@ impl BatchReceiver {
             buffer_len,
             buffers,
             received: Vec::with_capacity(batch),
-            portable: options.offload == Offload::Portable || cfg!(not(target_os = "linux")),
             stats: ReceiveStats::default(),
             #[cfg(target_os = "linux")]
-            many: ReceiveMany::new(batch),
+            many: (!portable).then(|| ReceiveMany::new(batch)),
         })
     }
 
@@ -234,9 +236,9 @@ impl BatchReceiver {
 
     fn call(&mut self) -> io::Result<()> {
         #[cfg(target_os = "linux")]
-        if !self.portable {
+        if let Some(many) = &mut self.many {
             use std::os::fd::AsFd;
-            self.many.receive(self.socket.as_fd(), &mut self.buffers, &mut self.received)?;
+            many.receive(self.socket.as_fd(), &mut self.buffers, &mut self.received)?;
             self.stats.calls += 1;
             return Ok(());
         }
@@ -277,19 +279,20 @@ fn enlarge(socket: &UdpSocket, bytes: usize) {
     let _limited = set_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes);
 }
 
-/// Asks the kernel to put datagrams of one sender together, and to say how many it has dropped.
+/// Asks the kernel to put datagrams of one sender together, or not to, if another receiver of this socket had asked; and
+/// to say how many it has dropped. Gives whether they may come together.
 #[cfg(target_os = "linux")]
-fn join_received(socket: &UdpSocket) -> bool {
+fn join_received(socket: &UdpSocket, join: bool) -> bool {
     use crate::sys::sockopt::{SOL_UDP, UDP_GRO, set_int};
     use std::os::fd::AsFd;
     let fd = socket.as_fd();
     // Statistics only: without it the count stays 0.
     let _counted = set_int(fd, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, 1);
-    set_int(fd, SOL_UDP, UDP_GRO, 1).is_ok()
+    set_int(fd, SOL_UDP, UDP_GRO, join.into()).is_ok() && join
 }
 
 #[cfg(not(target_os = "linux"))]
-fn join_received(_socket: &UdpSocket) -> bool {
+fn join_received(_socket: &UdpSocket, _join: bool) -> bool {
     false
 }
 

@@ -96,8 +96,7 @@ impl Envelope {
         out[6..12].copy_from_slice(&source.0);
         let mut at = 12;
         for tag in self.tags.iter().flatten() {
-            out[at..at + 2].copy_from_slice(&tag.kind.0.to_be_bytes());
-            out[at + 2..at + 4].copy_from_slice(&tag.tci().to_be_bytes());
+            out[at..at + 4].copy_from_slice(&tag.bytes());
             at += 4;
         }
         at + 2

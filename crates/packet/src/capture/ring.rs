@@ -1,10 +1,12 @@
 //! Packets straight out of the kernel's ring: seen where the kernel has put them, a block of many at a time (Linux).
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use super::pcap::Writer;
 use crate::error::PacketError;
 use crate::sys::ring::PacketRing;
+use crate::view::{EtherType, VlanTag};
 
 /// How large the ring is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +57,24 @@ pub struct Captured<'a> {
     pub bytes: &'a [u8],
     /// How long it was; more than `bytes` when it was cut to fit a block.
     pub original_len: u32,
+    /// Its outermost VLAN tag, which the kernel takes out of the frame: neither `bytes` nor `original_len` has it.
+    pub vlan: Option<VlanTag>,
+}
+
+impl Captured<'_> {
+    /// Writes it to a file as it was on the link, its VLAN tag where it belongs.
+    ///
+    /// # Errors
+    /// As [`Writer::write`].
+    pub fn write_to(&self, file: &mut Writer<impl Write>) -> Result<(), PacketError> {
+        match (self.vlan, self.bytes.split_first_chunk::<12>()) {
+            (Some(tag), Some((addresses, rest))) => {
+                let len = self.original_len.saturating_add(4);
+                file.write_pieces(self.time, &[addresses, &tag.bytes(), rest], len)
+            }
+            _ => file.write(self.time, self.bytes, self.original_len),
+        }
+    }
 }
 
 /// What a capture has seen.
@@ -108,15 +128,15 @@ impl CaptureRing {
     /// when it is dropped.
     ///
     /// # Errors
-    /// [`PacketError::Io`].
+    /// [`PacketError::Io`], once, when the interface goes down; packets come again when it is up again.
     pub fn next_block(&mut self, at_most: Duration) -> Result<Option<Block<'_>>, PacketError> {
         if self.ring.block(self.next).is_none() {
-            let timeout = i32::try_from(at_most.as_millis()).unwrap_or(i32::MAX);
-            match self.ring.poll(timeout) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                polled => drop(polled.map_err(|source| self.failed(source))?),
-            }
+            let ready = self.ring.poll(at_most).map_err(|source| self.failed(source))?;
             if self.ring.block(self.next).is_none() {
+                if ready {
+                    // Not for a block: there is an error, and whoever asks again at once would not wait.
+                    self.ring.take_error().map_err(|source| self.failed(source))?;
+                }
                 return Ok(None);
             }
         }
@@ -186,7 +206,12 @@ const PACKET_SECONDS: usize = 4;
 const PACKET_NANOSECONDS: usize = 8;
 const PACKET_KEPT: usize = 12;
 const PACKET_LEN: usize = 16;
+const PACKET_STATUS: usize = 20;
 const PACKET_START: usize = 24;
+const PACKET_TAG: usize = 32;
+const PACKET_TAG_KIND: usize = 36;
+const STATUS_TAG: u32 = 1 << 4;
+const STATUS_TAG_KIND: u32 = 1 << 6;
 
 impl<'a> Packets<'a> {
     fn new(block: &'a [u8]) -> Self {
@@ -197,8 +222,26 @@ impl<'a> Packets<'a> {
     }
 
     fn word(&self, at: usize) -> Option<u32> {
-        let bytes = self.block.get(self.at.checked_add(at)?..)?.first_chunk()?;
-        Some(u32::from_ne_bytes(*bytes))
+        self.bytes(at).map(u32::from_ne_bytes)
+    }
+
+    fn half(&self, at: usize) -> Option<u16> {
+        self.bytes(at).map(u16::from_ne_bytes)
+    }
+
+    fn bytes<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.block.get(self.at.checked_add(at)?..)?.first_chunk().copied()
+    }
+
+    fn vlan(&self) -> Option<VlanTag> {
+        let status = self.word(PACKET_STATUS)?;
+        let kind = match status & STATUS_TAG_KIND {
+            0 => EtherType::VLAN,
+            _ => EtherType(self.half(PACKET_TAG_KIND)?),
+        };
+        // The tag has 16 bits; it lies in a word.
+        let tag = u16::try_from(self.word(PACKET_TAG)? & 0xffff).ok()?;
+        (status & STATUS_TAG != 0).then(|| VlanTag::read(kind, tag))
     }
 }
 
@@ -208,18 +251,18 @@ impl<'a> Iterator for Packets<'a> {
     fn next(&mut self) -> Option<Captured<'a>> {
         self.left = self.left.checked_sub(1)?;
         let header = self.block.get(self.at..)?;
-        let start = usize::from(u16::from_ne_bytes(*header.get(PACKET_START..)?.first_chunk()?));
+        let start = usize::from(self.half(PACKET_START)?);
         let kept = self.word(PACKET_KEPT)? as usize;
         let bytes = header.get(start..start.checked_add(kept)?)?;
         let time = Duration::from_secs(u64::from(self.word(PACKET_SECONDS)?))
             + Duration::from_nanos(u64::from(self.word(PACKET_NANOSECONDS)?));
-        let original_len = self.word(PACKET_LEN)?;
+        let (original_len, vlan) = (self.word(PACKET_LEN)?, self.vlan());
         let next = self.word(PACKET_NEXT)? as usize;
         if next == 0 {
             self.left = 0;
         }
         self.at = self.at.checked_add(next)?;
-        Some(Captured { time, bytes, original_len })
+        Some(Captured { time, bytes, original_len, vlan })
     }
 }
 
@@ -238,10 +281,15 @@ mod tests {
             let len = u32::try_from(packet.len()).expect("short");
             let next = if n + 1 == packets.len() { 0 } else { (82 + len).next_multiple_of(16) };
             let mut bytes = Vec::new();
-            for word in [next, 5, 7, len, len + 1, 0] {
+            // The second one has a tag.
+            let status = if n == 1 { STATUS_TAG | STATUS_TAG_KIND } else { 1 };
+            for word in [next, 5, 7, len, len + 1, status] {
                 bytes.extend(word.to_ne_bytes());
             }
             bytes.extend(82u16.to_ne_bytes());
+            bytes.resize(32, 0);
+            bytes.extend(0xb064u32.to_ne_bytes());
+            bytes.extend(0x88a8u16.to_ne_bytes());
             bytes.resize(82, 0);
             bytes.extend_from_slice(packet);
             bytes.resize((82 + packet.len()).next_multiple_of(16), 0);
@@ -259,6 +307,17 @@ mod tests {
             [&b"one"[..], b"a longer second one", b""]
         );
         assert_eq!((packets[0].time, packets[0].original_len), (Duration::new(5, 7), 4));
+        let tag =
+            VlanTag { kind: EtherType::PROVIDER_VLAN, priority: 5, drop_eligible: true, id: 100 };
+        assert_eq!(packets.iter().map(|p| p.vlan).collect::<Vec<_>>(), [None, Some(tag), None]);
+        let mut file = Vec::new();
+        let mut writer = Writer::new(&mut file, 1).expect("memory");
+        for packet in &packets {
+            packet.write_to(&mut writer).expect("memory");
+        }
+        assert!(file.ends_with(
+            b"a longer sec\x88\xa8\xb0\x64ond one\x05\0\0\0\x07\0\0\0\0\0\0\0\x01\0\0\0"
+        ));
     }
 
     proptest! {

@@ -18,6 +18,9 @@ struct Control([u8; CONTROL_BYTES]);
 const CONTROL_BYTES: usize = 64;
 /// Header of a control message: length, level, type.
 const CMSG_HEADER: usize = size_of::<libc::cmsghdr>();
+/// Where level and type stand in it, behind a length of a pointer's size.
+const CMSG_LEVEL: usize = size_of::<usize>();
+const CMSG_TYPE: usize = CMSG_LEVEL + 4;
 
 /// One message to be sent: some packets, which the kernel takes apart again if `segment` says how.
 pub(crate) struct Outgoing<'a, P> {
@@ -114,9 +117,9 @@ fn segment_control(segment: Option<u16>) -> Control {
     let mut control = Control([0; CONTROL_BYTES]);
     if let Some(segment) = segment {
         let len = CMSG_HEADER + size_of::<u16>();
-        control.0[..8].copy_from_slice(&len.to_ne_bytes());
-        control.0[8..12].copy_from_slice(&SOL_UDP.to_ne_bytes());
-        control.0[12..16].copy_from_slice(&UDP_SEGMENT.to_ne_bytes());
+        control.0[..CMSG_LEVEL].copy_from_slice(&len.to_ne_bytes());
+        control.0[CMSG_LEVEL..CMSG_TYPE].copy_from_slice(&SOL_UDP.to_ne_bytes());
+        control.0[CMSG_TYPE..CMSG_HEADER].copy_from_slice(&UDP_SEGMENT.to_ne_bytes());
         control.0[CMSG_HEADER..len].copy_from_slice(&segment.to_ne_bytes());
     }
     control
@@ -232,8 +235,8 @@ fn controls(mut control: &[u8]) -> (Option<usize>, Option<u32>) {
     let (mut segment, mut dropped) = (None, None);
     while let Some((header, _)) = control.split_first_chunk::<CMSG_HEADER>() {
         let len = usize::from_ne_bytes(crate::field::field(header, 0));
-        let level = i32::from_ne_bytes(crate::field::field(header, 8));
-        let kind = i32::from_ne_bytes(crate::field::field(header, 12));
+        let level = i32::from_ne_bytes(crate::field::field(header, CMSG_LEVEL));
+        let kind = i32::from_ne_bytes(crate::field::field(header, CMSG_TYPE));
         let Some(data) = control.get(CMSG_HEADER..len) else { break };
         match (level, kind) {
             (SOL_UDP, UDP_GRO) => {
@@ -262,7 +265,7 @@ mod tests {
         bytes.extend(level.to_ne_bytes());
         bytes.extend(kind.to_ne_bytes());
         bytes.extend(data);
-        bytes.resize(len.next_multiple_of(8), 0);
+        bytes.resize(len.next_multiple_of(align_of::<usize>()), 0);
         bytes
     }
 
@@ -281,8 +284,8 @@ mod tests {
         #[test]
         fn arbitrary_control_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64), len in 0..80usize) {
             let mut bytes = bytes;
-            if bytes.len() >= 8 {
-                bytes[..8].copy_from_slice(&len.to_ne_bytes());
+            if bytes.len() >= CMSG_LEVEL {
+                bytes[..CMSG_LEVEL].copy_from_slice(&len.to_ne_bytes());
             }
             std::hint::black_box(controls(&bytes));
         }
@@ -291,8 +294,8 @@ mod tests {
     #[test]
     fn a_segment_control_reads_as_the_kernel_reads_it() {
         let control = segment_control(Some(1200)).0;
-        assert_eq!(control[..8], (CMSG_HEADER + 2).to_ne_bytes());
+        assert_eq!(control[..CMSG_LEVEL], (CMSG_HEADER + 2).to_ne_bytes());
         assert_eq!(control[CMSG_HEADER..CMSG_HEADER + 2], 1200u16.to_ne_bytes());
-        assert_eq!(SEGMENT_SPACE % 8, 0);
+        assert_eq!(SEGMENT_SPACE % align_of::<usize>(), 0);
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::sockopt::{get, set, set_int};
 use super::{check, sockopt};
@@ -130,8 +131,13 @@ impl PacketRing {
     }
 
     /// Waits until a block may be there.
-    pub(crate) fn poll(&self, timeout_ms: libc::c_int) -> io::Result<bool> {
-        sockopt::poll(self.socket.as_fd(), false, timeout_ms)
+    pub(crate) fn poll(&self, at_most: Duration) -> io::Result<bool> {
+        sockopt::poll(self.socket.as_fd(), false, Some(at_most))
+    }
+
+    /// What has gone wrong since this was last asked.
+    pub(crate) fn take_error(&self) -> io::Result<()> {
+        sockopt::take_error(self.socket.as_fd())
     }
 
     /// What was received and dropped since the last reading.

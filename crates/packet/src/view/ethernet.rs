@@ -42,12 +42,18 @@ pub struct VlanTag {
 }
 
 impl VlanTag {
-    fn read(kind: EtherType, tci: u16) -> Self {
+    pub(crate) fn read(kind: EtherType, tci: u16) -> Self {
         let [high, _] = tci.to_be_bytes();
         Self { kind, priority: high >> 5, drop_eligible: high & 0x10 != 0, id: tci & 0x0fff }
     }
 
-    pub(crate) fn tci(self) -> u16 {
+    /// As it stands in a frame, behind the addresses.
+    pub(crate) fn bytes(self) -> [u8; 4] {
+        let ([k0, k1], [t0, t1]) = (self.kind.0.to_be_bytes(), self.tci().to_be_bytes());
+        [k0, k1, t0, t1]
+    }
+
+    fn tci(self) -> u16 {
         u16::from(self.priority & 7) << 13 | u16::from(self.drop_eligible) << 12 | self.id & 0x0fff
     }
 }
