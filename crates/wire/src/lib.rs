@@ -3,8 +3,30 @@
 
 mod crc;
 pub mod error;
+mod frame;
+mod gather;
+mod header;
+mod kind;
+mod limits;
+mod message;
 mod segments;
+mod stream;
 
 pub use crc::{Crc32c, crc32c};
 pub use error::WireError;
+pub use frame::{
+    Frame, FrameMark, FrameParser, ParserStats, begin_frame, encode_frame, encode_frame_borrowed,
+    end_frame,
+};
+pub use header::{
+    Compressed, Compression, MAGIC, MIN_HEADER_SIZE, MessageHeader, RequestId, StreamPart,
+    StreamRole, TraceContext, serialize_header_zero_copy,
+};
+pub use kind::MessageType;
+pub use limits::{
+    CHUNK_BYTES, DEFAULT_MAX_MESSAGE, LARGE_MESSAGE_THRESHOLD, Limits, MAX_HEADER_SIZE,
+    MAX_MAX_MESSAGE,
+};
+pub use message::{Payload, SharedMessage, ZeroCopyMessage};
 pub use segments::{CUT, Mark, QUIC_CUT, Segments};
+pub use stream::{Assembler, ChunkWriter, MessageParser, encode_message};

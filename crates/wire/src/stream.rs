@@ -1,0 +1,364 @@
+//! Messages of more than 64 KiB travel as chunks, so that none holds up a connection for longer than one of them.
+//!
+//! ```text
+//! StreamBegin{id, 0, type, total}  StreamChunk{id, 1} StreamChunk{id, 2} .. StreamEnd{id, n}
+//! ```
+//! Each is a frame of its own with a sum of its own; other frames, and chunks of other messages, may go between them.
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::error::WireError;
+use crate::frame::{
+    Frame, FrameParser, ParserStats, encode_frame, encode_frame_borrowed, payload_len, verify,
+};
+use crate::frame::{begin_frame, end_frame};
+use crate::gather::Gather;
+use crate::header::{MessageHeader, StreamPart, StreamRole};
+use crate::kind::MessageType;
+use crate::limits::{CHUNK_BYTES, LARGE_MESSAGE_THRESHOLD, Limits};
+use crate::message::Payload;
+use crate::segments::Segments;
+
+/// Writes a message: whole if it is small, otherwise it answers with a writer that makes its chunks.
+///
+/// `stream` is the message's number should it be chunked: one that no other [`ChunkWriter`] of the connection has.
+///
+/// # Errors
+/// [`WireError::TooLarge`].
+pub fn encode_message(
+    out: &mut Segments,
+    header: &MessageHeader,
+    payload: Payload<'_>,
+    stream: u32,
+) -> Result<Option<ChunkWriter>, WireError> {
+    if payload.len() > LARGE_MESSAGE_THRESHOLD {
+        return ChunkWriter::new(*header, payload.into_parts(), stream).map(Some);
+    }
+    match payload {
+        Payload::Shared(payload) => encode_frame(out, header, payload)?,
+        Payload::Borrowed(payload) => encode_frame_borrowed(out, header, payload)?,
+        Payload::Segments(parts) => {
+            let frame = begin_frame(out, header);
+            for part in parts {
+                out.push(part);
+            }
+            end_frame(out, frame)?;
+        }
+    }
+    Ok(None)
+}
+
+/// Makes the frames of one long message, a chunk at a time, by reference.
+#[derive(Debug)]
+pub struct ChunkWriter {
+    header: MessageHeader,
+    parts: VecDeque<Bytes>,
+    left: usize,
+    stream: u32,
+    seq: u32,
+    ended: bool,
+}
+
+impl ChunkWriter {
+    /// For a message of these parts. Of the header, all but length and sum are kept.
+    ///
+    /// # Errors
+    /// [`WireError::TooLarge`]; [`WireError::Stream`] for a part of a chunked message.
+    pub fn new(
+        header: MessageHeader,
+        parts: impl IntoIterator<Item = Bytes>,
+        stream: u32,
+    ) -> Result<Self, WireError> {
+        if header.msg_type.is_part() {
+            return Err(WireError::Stream { id: stream, reason: "would be chunked twice" });
+        }
+        let parts: VecDeque<Bytes> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        let left = parts.iter().fold(0_usize, |sum, part| sum.saturating_add(part.len()));
+        payload_len(left)?;
+        Ok(Self { header, parts, left, stream, seq: 0, ended: false })
+    }
+
+    /// Payload bytes that are still to be written.
+    pub fn remaining(&self) -> usize {
+        self.left
+    }
+
+    /// Writes the next frame or frames, at most one chunk; `false`: the message is complete.
+    ///
+    /// # Errors
+    /// None that its own frames could cause.
+    pub fn next_chunk(&mut self, out: &mut Segments) -> Result<bool, WireError> {
+        if self.ended {
+            return Ok(false);
+        }
+        if self.seq == 0 {
+            let total = payload_len(self.left)?;
+            let role = StreamRole::Begin { msg_type: self.header.msg_type, total };
+            let header = MessageHeader { msg_type: MessageType::StreamBegin, ..self.header };
+            self.put(out, header, role)?;
+        }
+        if self.left > 0 {
+            let header = MessageHeader {
+                payload_crc: self.header.payload_crc,
+                ..MessageHeader::new(MessageType::StreamChunk)
+            };
+            let header = self.part(header, StreamRole::Chunk);
+            let frame = begin_frame(out, &header);
+            let mut room = CHUNK_BYTES;
+            while room > 0
+                && let Some(part) = self.parts.front_mut()
+            {
+                let piece = part.split_to(part.len().min(room));
+                if part.is_empty() {
+                    self.parts.pop_front();
+                }
+                room -= piece.len();
+                self.left -= piece.len();
+                out.push(piece);
+            }
+            end_frame(out, frame)?;
+        }
+        if self.left == 0 {
+            self.end(out, false)?;
+        }
+        Ok(!self.ended)
+    }
+
+    /// Tells the receiver that there will be no message.
+    ///
+    /// # Errors
+    /// None that its own frame could cause.
+    pub fn abort(mut self, out: &mut Segments) -> Result<(), WireError> {
+        if self.seq == 0 || self.ended { Ok(()) } else { self.end(out, true) }
+    }
+
+    fn end(&mut self, out: &mut Segments, aborted: bool) -> Result<(), WireError> {
+        self.ended = true;
+        self.put(out, MessageHeader::new(MessageType::StreamEnd), StreamRole::End { aborted })
+    }
+
+    fn put(
+        &mut self,
+        out: &mut Segments,
+        header: MessageHeader,
+        role: StreamRole,
+    ) -> Result<(), WireError> {
+        let header = self.part(header, role);
+        encode_frame(out, &header, Bytes::new())
+    }
+
+    fn part(&mut self, mut header: MessageHeader, role: StreamRole) -> MessageHeader {
+        header.stream = Some(StreamPart { id: self.stream, seq: self.seq, role });
+        self.seq += 1;
+        header
+    }
+}
+
+/// Puts chunked messages together, a bounded number at the same time.
+#[derive(Debug)]
+pub struct Assembler {
+    limits: Limits,
+    open: Vec<Open>,
+    /// Bytes that the open ones will have.
+    promised: usize,
+}
+
+#[derive(Debug)]
+struct Open {
+    id: u32,
+    next: u32,
+    header: MessageHeader,
+    gather: Gather,
+    total: usize,
+}
+
+impl Assembler {
+    /// An empty one.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, open: Vec::new(), promised: 0 }
+    }
+
+    /// Forgets what is under way.
+    pub fn clear(&mut self) {
+        self.open = Vec::new();
+        self.promised = 0;
+    }
+
+    /// Messages that are under way.
+    pub fn open(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Takes a frame: answers with it if it is no part of a chunked message, with the message if it is the last part.
+    ///
+    /// # Errors
+    /// [`WireError::Stream`], [`WireError::TooLarge`], [`WireError::PayloadChecksum`].
+    pub fn accept(&mut self, frame: Frame) -> Result<Option<Frame>, WireError> {
+        let Some(part) = frame.header.stream else { return Ok(Some(frame)) };
+        if part.role != StreamRole::Chunk {
+            return self.turn(&frame.header, part);
+        }
+        let from = self.chunk(part, frame.payload.len())?;
+        self.append(part.id, &frame.payload)?;
+        self.verify(&frame.header, part.id, from)?;
+        Ok(None)
+    }
+
+    /// A beginning, or an end and with it the message.
+    pub(crate) fn turn(
+        &mut self,
+        header: &MessageHeader,
+        part: StreamPart,
+    ) -> Result<Option<Frame>, WireError> {
+        match part.role {
+            StreamRole::Begin { msg_type, total } => {
+                self.begin(MessageHeader { msg_type, ..*header }, part, total)?;
+                Ok(None)
+            }
+            StreamRole::Chunk => Ok(None),
+            StreamRole::End { aborted } => self.end(part, aborted),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        header: MessageHeader,
+        part: StreamPart,
+        total: u32,
+    ) -> Result<(), WireError> {
+        let wrong = |reason| Err(WireError::Stream { id: part.id, reason });
+        if self.open.iter().any(|open| open.id == part.id) {
+            return wrong("begins twice");
+        }
+        if part.seq != 0 {
+            return wrong("begins in the middle");
+        }
+        if total > self.limits.max_message {
+            let limit = self.limits.max_message.into();
+            return Err(WireError::TooLarge {
+                what: "a chunked message",
+                len: total.into(),
+                limit,
+            });
+        }
+        let promised = self.promised.saturating_add(total as usize);
+        if self.open.len() >= self.limits.max_streams || promised > self.limits.max_stream_bytes {
+            return wrong("is one too many at the same time");
+        }
+        self.promised = promised;
+        let header =
+            MessageHeader { stream: None, payload_len: total, payload_crc: None, ..header };
+        let total = total as usize;
+        self.open.push(Open { id: part.id, next: 1, header, gather: Gather::new(total), total });
+        Ok(())
+    }
+
+    /// Checks that a chunk of `len` bytes comes next, and answers with where it begins in its message.
+    pub(crate) fn chunk(&mut self, part: StreamPart, len: usize) -> Result<usize, WireError> {
+        let open = self.next(part)?;
+        let reason = match len {
+            0 => "has an empty chunk",
+            len if len > CHUNK_BYTES => "has a chunk that is too long",
+            len if len > open.gather.missing() => "is longer than it said",
+            _ => return Ok(open.gather.len()),
+        };
+        Err(WireError::Stream { id: part.id, reason })
+    }
+
+    /// Appends to a message, and answers with how many bytes that copied.
+    pub(crate) fn append(&mut self, id: u32, piece: &[u8]) -> Result<u64, WireError> {
+        let open = self.find(id)?;
+        let before = open.gather.copied();
+        open.gather.append(piece);
+        Ok(open.gather.copied() - before)
+    }
+
+    /// Checks the chunk that began at `from`.
+    pub(crate) fn verify(
+        &mut self,
+        header: &MessageHeader,
+        id: u32,
+        from: usize,
+    ) -> Result<(), WireError> {
+        verify(header, self.find(id)?.gather.since(from))
+    }
+
+    fn end(&mut self, part: StreamPart, aborted: bool) -> Result<Option<Frame>, WireError> {
+        let open = self.next(part)?;
+        if !aborted && open.gather.missing() > 0 {
+            return Err(WireError::Stream { id: part.id, reason: "is shorter than it said" });
+        }
+        let Some(index) = self.open.iter().position(|open| open.id == part.id) else {
+            return Ok(None);
+        };
+        let open = self.open.swap_remove(index);
+        self.promised = self.promised.saturating_sub(open.total);
+        if aborted {
+            return Ok(None);
+        }
+        Ok(Some(Frame { header: open.header, payload: open.gather.finish() }))
+    }
+
+    fn next(&mut self, part: StreamPart) -> Result<&mut Open, WireError> {
+        let open = self.find(part.id)?;
+        if open.next != part.seq {
+            return Err(WireError::Stream { id: part.id, reason: "has a gap" });
+        }
+        open.next = open.next.wrapping_add(1);
+        Ok(open)
+    }
+
+    fn find(&mut self, id: u32) -> Result<&mut Open, WireError> {
+        let open = self.open.iter_mut().find(|open| open.id == id);
+        open.ok_or(WireError::Stream { id, reason: "has not begun" })
+    }
+}
+
+/// Takes whole messages out of whatever arrives: a [`FrameParser`] whose chunks are copied straight into their messages.
+#[derive(Debug)]
+pub struct MessageParser {
+    frames: FrameParser,
+    assembler: Assembler,
+}
+
+impl MessageParser {
+    /// A parser that refuses what is larger than `limits`.
+    pub fn new(limits: Limits) -> Self {
+        Self { frames: FrameParser::new(limits), assembler: Assembler::new(limits) }
+    }
+
+    /// As [`FrameParser::feed`].
+    pub fn feed(&mut self, bytes: Bytes) {
+        self.frames.feed(bytes);
+    }
+
+    /// The next message, if all of it has arrived.
+    ///
+    /// # Errors
+    /// Whatever can be wrong with a frame or with the order of chunks, and from then on [`WireError::Failed`].
+    pub fn next_message(&mut self) -> Result<Option<Frame>, WireError> {
+        // What was half-way is of no use after an error.
+        self.frames.advance(Some(&mut self.assembler)).inspect_err(|_| self.assembler.clear())
+    }
+
+    /// Bytes that were fed and not taken yet.
+    pub fn backlog(&self) -> usize {
+        self.frames.backlog()
+    }
+
+    /// Whether nothing is half-way: no frame, and no chunked message.
+    pub fn is_idle(&self) -> bool {
+        self.frames.is_idle() && self.assembler.open() == 0
+    }
+
+    /// Bytes that had to be copied together.
+    pub fn gathered_bytes(&self) -> u64 {
+        self.frames.gathered_bytes()
+    }
+
+    /// What it has done.
+    pub fn stats(&self) -> ParserStats {
+        self.frames.stats()
+    }
+}
