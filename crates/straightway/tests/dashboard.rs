@@ -214,3 +214,95 @@ async fn looks_right(browser: &Browser, url: &str) {
     );
     assert_eq!(browser.run(&elsewhere).await, json!([]), "nothing is loaded from elsewhere");
 }
+
+/// A page in which the feed's sockets, clock and timers are a test's own.
+const FAKES: &str = r#"
+const done = arguments[arguments.length - 1];
+let clock = 1_000_000;
+const timers = new Map();
+const sockets = [];
+window.setTimeout = (run, ms) => { const id = timers.size + 1; timers.set(id, { run, ms }); return id; };
+window.clearTimeout = (id) => timers.delete(id);
+Date.now = () => clock;
+Math.random = () => 1;
+window.WebSocket = class {
+  constructor(url) { this.url = String(url); sockets.push(this); }
+  close() {}
+  say(event) { this.onmessage({ data: JSON.stringify(event) }); }
+};
+// The pause until the next attempt, which is then made.
+const lose = () => {
+  timers.clear();
+  sockets.at(-1).onclose();
+  const [{ run, ms }] = timers.values();
+  run();
+  return ms;
+};
+import(location.origin + "/feed.js").then(({ Feed }) => {
+"#;
+
+async fn in_a_page(browser: &Browser, script: &str) -> Value {
+    let script = format!("{FAKES}{script}\n}}).catch((error) => done(String(error)));");
+    browser.command("execute/async", json!({ "script": script, "args": [] })).await
+}
+
+#[tokio::test]
+async fn the_feed_of_a_page_backs_off_and_is_told_each_event_once() {
+    let Some(browser) = Browser::start().await else { return };
+    let node = TestNode::start().await;
+    // A page of the node's that has no feed of its own.
+    let url = format!("http://{}/api", node.admin());
+    browser.command("url", json!({ "url": url })).await;
+    // A connection was good, and the node is down: the pauses grow all the same.
+    let pauses = "new Feed('/events'); sockets[0].onopen(); clock += 120_000; \
+                  done([lose(), lose(), lose(), lose()]);";
+    assert_eq!(in_a_page(&browser, pauses).await, json!([500, 1000, 2000, 4000]));
+    // Who wants only some kinds gets the numbers that show that the node is there, and does not hear of them.
+    let kinds = "const heard = []; \
+                 new Feed('/events?kind=stored', { onEvent: (event) => heard.push(event.kind) }); \
+                 const [socket] = sockets; \
+                 socket.say({ kind: 'stats', offset: 5, epoch: 1 }); \
+                 socket.say({ kind: 'stored', offset: 5, key: 'k' }); \
+                 lose(); \
+                 done([socket.url.split('?')[1], heard, sockets[1].url.split('?')[1]]);";
+    assert_eq!(
+        in_a_page(&browser, kinds).await,
+        json!(["kind=stored&kind=stats", ["stored"], "kind=stored&kind=stats&from=6&epoch=1"])
+    );
+    // The purge that overtook in the node's last life is not the event of that offset in this one.
+    let restart = "const heard = []; \
+                   const feed = new Feed('/events', { onEvent: ({ kind, offset }) => heard.push(kind + offset) }); \
+                   const say = (event) => sockets[0].say(event); \
+                   say({ kind: 'purged', offset: 9, urgent: true }); \
+                   say({ kind: 'gap', offset: 8, reason: 'restarted' }); \
+                   say({ kind: 'stored', offset: 8 }); \
+                   say({ kind: 'stored', offset: 9 }); \
+                   feed.close(); \
+                   say({ kind: 'stored', offset: 10 }); \
+                   done(heard);";
+    assert_eq!(
+        in_a_page(&browser, restart).await,
+        json!(["purged9", "gap8", "stored8", "stored9"])
+    );
+    browser.send("DELETE", &format!("/session/{}", browser.session), &Value::Null).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_page_without_the_token_says_that_it_is_missing() {
+    use straightway::config::settings::Secret;
+    let Some(browser) = Browser::start().await else { return };
+    let node = TestNode::start_with(|settings| settings.token = Some(Secret::new("s3cret"))).await;
+    browser.command("url", json!({ "url": format!("http://{}/", node.admin()) })).await;
+    browser.wait("document.getElementById('state').textContent.includes('token')").await;
+    browser.run("const token = document.getElementById('token'); token.value = 's3cret'; token.onchange()").await;
+    browser.wait("document.getElementById('state').dataset.state === 'open'").await;
+    // What keys hold is text, whatever it looks like.
+    let key = "<img src=x onerror=document.title=1>";
+    let cache = node.node().state().cache();
+    cache.store(key, bytes::Bytes::from_static(b"x")).await.expect("stored");
+    browser.wait("[...document.querySelectorAll('#events code')].some((e) => e.textContent.startsWith('<img'))").await;
+    assert_eq!(browser.run("return document.querySelectorAll('#events img').length").await, 0);
+    browser.send("DELETE", &format!("/session/{}", browser.session), &Value::Null).await;
+    node.stop().await;
+}

@@ -202,6 +202,13 @@ $("config").onsubmit = async (event) => {
   }
 };
 
+// Why a WebSocket was refused is said to those who ask without upgrading, which is answered with 426.
+async function sayWhy() {
+  const answer = await fetch("/events", { headers: headers() }).catch(() => null);
+  const why = answer && answer.status !== 426 ? await answer.json().catch(() => null) : null;
+  if (why?.detail && $("state").dataset.state === "lost") $("state").textContent = why.detail;
+}
+
 function listen() {
   feed?.close();
   feed = new Feed("/events", {
@@ -210,6 +217,7 @@ function listen() {
     onState: (state) => {
       $("state").dataset.state = state;
       $("state").textContent = { open: "live", lost: "the node does not answer", connecting: "connecting" }[state];
+      if (state === "lost") sayWhy();
       if (state === "open") {
         loadConfig().catch(() => {});
         refresh();

@@ -13,6 +13,7 @@ const LONGEST_PAUSE_MS = 30_000;
 const GOOD_AFTER_MS = 60_000;
 // The node tells its numbers every second: after this much silence it is gone, whatever the socket says.
 const SILENCE_MS = 5_000;
+const CONNECTING_MS = 15_000;
 
 export class Feed {
   constructor(path, { onEvent = () => {}, onState = () => {}, token = "" } = {}) {
@@ -33,11 +34,16 @@ export class Feed {
     clearTimeout(this.timer);
     clearTimeout(this.watchdog);
     this.socket?.close();
+    this.socket = null; // what it still delivers is nobody's
   }
 
   connect() {
     const url = new URL(this.path, location.href);
     url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    // The numbers tell that the node is there, and which epoch it is: they come whatever else is wanted.
+    const kinds = url.searchParams.getAll("kind").flatMap((kind) => kind.split(","));
+    this.numbers = kinds.length === 0 || kinds.includes("stats");
+    if (!this.numbers) url.searchParams.append("kind", "stats");
     if (this.next !== null) {
       url.searchParams.set("from", this.next);
       if (this.epoch !== null) url.searchParams.set("epoch", this.epoch);
@@ -48,7 +54,9 @@ export class Feed {
     this.onState("connecting");
     const socket = new WebSocket(url, protocols);
     this.socket = socket;
+    this.heard(CONNECTING_MS);
     socket.onopen = () => {
+      if (socket !== this.socket) return;
       this.opened = Date.now();
       this.onState("open");
       this.heard();
@@ -61,13 +69,13 @@ export class Feed {
     socket.onclose = () => this.lost(socket);
   }
 
-  heard() {
+  heard(again = SILENCE_MS) {
     clearTimeout(this.watchdog);
     const socket = this.socket;
     this.watchdog = setTimeout(() => {
       socket.close();
       this.lost(socket);
-    }, SILENCE_MS);
+    }, again);
   }
 
   lost(socket) {
@@ -76,6 +84,7 @@ export class Feed {
     clearTimeout(this.watchdog);
     this.onState("lost");
     if (this.opened && Date.now() - this.opened > GOOD_AFTER_MS) this.attempts = 0;
+    this.opened = null;
     const most = Math.min(FIRST_PAUSE_MS * 2 ** this.attempts, LONGEST_PAUSE_MS);
     this.attempts = Math.min(this.attempts + 1, 10);
     this.timer = setTimeout(() => this.connect(), Math.random() * most);
@@ -90,8 +99,10 @@ export class Feed {
       }
       this.epoch = event.epoch;
       this.next ??= event.offset;
+      if (!this.numbers) return;
     } else if (event.kind === "gap") {
       this.next = event.offset;
+      if (event.reason === "restarted") this.ahead.clear();
     } else if (!this.isNew(event)) {
       return;
     }
