@@ -6,9 +6,13 @@ pub mod error;
 mod frame;
 mod gather;
 mod header;
+mod hello;
 mod kind;
 mod limits;
 mod message;
+mod payload;
+mod pending;
+mod rpc;
 mod segments;
 mod stream;
 
@@ -22,11 +26,20 @@ pub use header::{
     Compressed, Compression, MAGIC, MIN_HEADER_SIZE, MessageHeader, RequestId, StreamPart,
     StreamRole, TraceContext, serialize_header_zero_copy,
 };
+pub use hello::{
+    Agreed, HELLO_BYTES, Hello, MINOR, Notice, encode_close, encode_error, encode_hello,
+};
 pub use kind::MessageType;
 pub use limits::{
     CHUNK_BYTES, DEFAULT_MAX_MESSAGE, LARGE_MESSAGE_THRESHOLD, Limits, MAX_HEADER_SIZE,
     MAX_MAX_MESSAGE,
 };
 pub use message::{Payload, SharedMessage, ZeroCopyMessage};
+pub use payload::{deserialize_payload, serialize_payload_zero_copy};
+pub use pending::{Pending, PendingReply};
+pub use rpc::{
+    RequestIds, RpcReply, RpcRequest, RpcRequestView, RpcResponse, RpcResponseView, encode_request,
+    encode_response,
+};
 pub use segments::{CUT, Mark, QUIC_CUT, Segments};
 pub use stream::{Assembler, ChunkWriter, MessageParser, encode_message};
