@@ -1,5 +1,6 @@
 //! Packets recorded: files, and the kernel's ring.
 pub mod pcap;
+pub mod pcapng;
 #[cfg(target_os = "linux")]
 mod ring;
 

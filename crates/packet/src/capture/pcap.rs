@@ -146,7 +146,7 @@ impl<R: Read> Reader<R> {
                     layer: LAYER,
                     field: "magic number",
                     value: u64::from(magic),
-                    rule: "is not that of a pcap file (pcapng is not read: convert it with editcap -F pcap)",
+                    rule: "is not that of a pcap file (for pcapng see `pcapng::Reader`)",
                 });
             }
         };
@@ -173,21 +173,8 @@ impl<R: Read> Reader<R> {
             16 => {}
             have => return Err(PacketError::Truncated { layer: LAYER, needed: 16, have }),
         }
-        let kept = self.number(&header, 8);
-        if kept > MAX_SNAPLEN {
-            return Err(PacketError::BadField {
-                layer: LAYER,
-                field: "length",
-                value: u64::from(kept),
-                rule: "is more than 262144; the file is damaged",
-            });
-        }
-        let needed = kept as usize;
-        if buffer.len() < needed {
-            buffer.resize(needed, 0);
-        }
-        let bytes = &mut buffer[..needed];
-        let have = fill(&mut self.input, bytes)?;
+        let bytes = room(buffer, self.number(&header, 8), LAYER)?;
+        let (needed, have) = (bytes.len(), fill(&mut self.input, bytes)?);
         if have < needed {
             return Err(PacketError::Truncated { layer: LAYER, needed, have });
         }
@@ -205,8 +192,25 @@ impl<R: Read> Reader<R> {
     }
 }
 
+/// Room for a packet in a buffer that grows, but not on a damaged length's word.
+pub(super) fn room<'a>(
+    buffer: &'a mut Vec<u8>,
+    len: u32,
+    layer: &'static str,
+) -> Result<&'a mut [u8], PacketError> {
+    if len > MAX_SNAPLEN {
+        let (value, rule) = (u64::from(len), "is more than 262144; the file is damaged");
+        return Err(PacketError::BadField { layer, field: "length", value, rule });
+    }
+    let len = len as usize;
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    Ok(&mut buffer[..len])
+}
+
 /// Reads until the slice is full or the input at its end; gives the number of bytes.
-fn fill(input: &mut impl Read, into: &mut [u8]) -> Result<usize, PacketError> {
+pub(super) fn fill(input: &mut impl Read, into: &mut [u8]) -> Result<usize, PacketError> {
     let mut filled = 0;
     while filled < into.len() {
         match input.read(&mut into[filled..]) {
@@ -215,7 +219,7 @@ fn fill(input: &mut impl Read, into: &mut [u8]) -> Result<usize, PacketError> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(source) => {
                 return Err(PacketError::Io {
-                    operation: "reading a pcap file failed".to_owned(),
+                    operation: "reading a capture file failed".to_owned(),
                     source,
                 });
             }
