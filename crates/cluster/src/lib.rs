@@ -4,6 +4,7 @@
 //! Knows nothing of the cache: it asks for an [`ObjectStore`].
 #![forbid(unsafe_code)]
 
+pub mod catalogue;
 pub mod error;
 pub mod ids;
 pub mod store;

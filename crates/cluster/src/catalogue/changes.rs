@@ -1,0 +1,69 @@
+//! What a batch of commands changed: the rows that the disk has to be told, and what there is to tell others.
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::entry::Entry;
+use super::index::Index;
+use super::members::{Member, Ticket};
+use super::outcome::{Event, Outcome};
+use super::requests::Window;
+use crate::ids::{ObjectId, RaftId};
+
+/// Rows as they are after a batch, `None` where there is none any more. Whatever is changed twice is written once.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// All entries that were there before were removed.
+    pub(super) cleared: bool,
+    pub(super) entries: BTreeMap<Arc<str>, Option<Arc<Entry>>>,
+    pub(super) members: BTreeMap<RaftId, Option<Arc<Member>>>,
+    pub(super) tickets: BTreeMap<[u8; 32], Option<Ticket>>,
+    pub(super) windows: BTreeMap<RaftId, Option<Window>>,
+    pub(super) answers: BTreeMap<(RaftId, u64), Option<Outcome>>,
+}
+
+impl Changes {
+    pub(super) fn stored(&mut self, entry: &Arc<Entry>) {
+        self.entries.insert(Arc::clone(&entry.key), Some(Arc::clone(entry)));
+    }
+
+    pub(super) fn removed(&mut self, key: &Arc<str>) {
+        self.entries.insert(Arc::clone(key), None);
+    }
+
+    pub(super) fn clear_entries(&mut self) {
+        self.cleared = true;
+        self.entries.clear();
+    }
+
+    pub(super) fn member(&mut self, id: RaftId, member: Option<Arc<Member>>) {
+        self.members.insert(id, member);
+    }
+
+    pub(super) fn ticket(&mut self, hash: [u8; 32], ticket: Option<Ticket>) {
+        self.tickets.insert(hash, ticket);
+    }
+
+    pub(super) fn window(&mut self, node: RaftId, window: Option<Window>) {
+        self.windows.insert(node, window);
+    }
+
+    pub(super) fn answer(&mut self, request: (RaftId, u64), outcome: Option<Outcome>) {
+        self.answers.insert(request, outcome);
+    }
+}
+
+/// Where one command leaves what it does besides changing the state.
+#[derive(Debug)]
+pub(super) struct Effects<'a> {
+    pub(super) changes: &'a mut Changes,
+    pub(super) events: Vec<Event>,
+    pub(super) forget: Vec<ObjectId>,
+    /// All entries that there were, if everything was purged: walked and freed when nobody waits for the state.
+    pub(super) retired: Option<Index>,
+}
+
+impl<'a> Effects<'a> {
+    pub(super) fn new(changes: &'a mut Changes) -> Self {
+        Self { changes, events: Vec::new(), forget: Vec::new(), retired: None }
+    }
+}

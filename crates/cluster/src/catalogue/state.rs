@@ -1,0 +1,313 @@
+//! The state machine: what the catalogue is after each command. It knows no clock, no randomness, no file; whatever it
+//! walks over has an order of its own. Two nodes that applied the same commands are equal to the last byte.
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::archive::ArchivedObjectId;
+use super::changes::Effects;
+use super::entry::Entry;
+use super::index::Index;
+use super::limits;
+use super::members::{Member, Ticket};
+use super::op::{
+    ArchivedCommand, ArchivedCondition, ArchivedHolders, ArchivedOp, ArchivedPurge, ArchivedPut,
+    ArchivedRemove, Scope,
+};
+use super::outcome::{Event, Outcome, Refusal};
+use super::requests::{Known, Requests};
+use crate::error::ClusterError;
+use crate::ids::{ClusterId, ObjectId, RaftId};
+
+/// A place in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Mark {
+    /// Index of the entry.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+}
+
+/// What there is once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Meta {
+    pub(super) cluster: Option<ClusterId>,
+    pub(super) applied: Mark,
+    /// Encoded Raft configuration.
+    pub(super) conf_state: Bytes,
+    /// The number that the next member gets.
+    pub(super) next_id: RaftId,
+}
+
+impl Default for Meta {
+    fn default() -> Self {
+        Self { cluster: None, applied: Mark::default(), conf_state: Bytes::new(), next_id: 1 }
+    }
+}
+
+/// The whole state.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) meta: Meta,
+    pub(super) index: Index,
+    pub(super) members: BTreeMap<RaftId, Arc<Member>>,
+    pub(super) tickets: BTreeMap<[u8; 32], Ticket>,
+    pub(super) requests: Requests,
+}
+
+impl State {
+    /// Does what a command says. Answers whether it had been answered before, and how.
+    pub(super) fn execute(
+        &mut self,
+        index: u64,
+        command: &ArchivedCommand,
+        effects: &mut Effects<'_>,
+    ) -> (bool, Outcome) {
+        let request = command.request.get();
+        let known = if self.members.contains_key(&request.node) {
+            self.requests.look_up(request)
+        } else {
+            Known::Refused(Refusal::NotAMember)
+        };
+        let outcome = match known {
+            Known::Answered(outcome) => return (true, outcome),
+            Known::Refused(refusal) => Outcome::Refused(refusal),
+            Known::New => {
+                let outcome = match limits::check(command) {
+                    Ok(()) => self.perform(index, &command.op, effects),
+                    Err(_) => Outcome::Refused(Refusal::Limit),
+                };
+                // A member that removed itself has no window any more.
+                if self.members.contains_key(&request.node) {
+                    self.requests.record(request, outcome, effects.changes);
+                }
+                outcome
+            }
+        };
+        if matches!(outcome, Outcome::Failed | Outcome::Refused(_))
+            && let ArchivedOp::Put(put) = &command.op
+        {
+            // Its bytes were stored for nothing.
+            self.forget_unless_known(ArchivedObjectId::get(&put.object), effects);
+        }
+        (false, outcome)
+    }
+
+    /// Keeps the Raft configuration.
+    pub(super) fn set_conf_state(&mut self, encoded: &[u8]) -> Result<(), ClusterError> {
+        if encoded.len() > limits::CONF_STATE {
+            return Err(ClusterError::Invalid {
+                what: "a Raft configuration",
+                reason: format!(
+                    "it has {} bytes, {} are allowed",
+                    encoded.len(),
+                    limits::CONF_STATE
+                ),
+            });
+        }
+        self.meta.conf_state = Bytes::copy_from_slice(encoded);
+        Ok(())
+    }
+
+    fn perform(&mut self, index: u64, op: &ArchivedOp, effects: &mut Effects<'_>) -> Outcome {
+        match op {
+            ArchivedOp::Noop => Outcome::Done,
+            ArchivedOp::Put(put) => self.put(index, put, effects),
+            ArchivedOp::Remove(remove) => self.remove(remove, effects),
+            ArchivedOp::Purge(purge) => self.purge(purge, effects),
+            ArchivedOp::Holders(holders) => self.change_holders(holders, effects),
+            ArchivedOp::Expire(expire) => {
+                let objects = expire.objects.iter().map(ArchivedObjectId::get);
+                self.expire(expire.now_ms.to_native(), objects, effects)
+            }
+            ArchivedOp::TicketIssued(issued) => self.issue(issued, effects),
+            ArchivedOp::Join(join) => self.join(index, join, effects),
+            ArchivedOp::MemberChanged(changed) => self.change_member(changed, effects),
+            ArchivedOp::Forget(forget) => self.forget_member(forget.id.to_native(), effects),
+        }
+    }
+
+    /// What is under the key and could be served, and whether the condition holds for it.
+    fn meets(&self, key: &str, condition: &ArchivedCondition, now_ms: u64) -> (bool, bool) {
+        let live = self.index.get(key).filter(|entry| entry.live(now_ms));
+        let met = match condition {
+            ArchivedCondition::Any => true,
+            ArchivedCondition::Absent => live.is_none(),
+            ArchivedCondition::Present => live.is_some(),
+            ArchivedCondition::Digest(digest) => live.is_some_and(|entry| entry.digest == *digest),
+            ArchivedCondition::Version(index) => {
+                live.is_some_and(|entry| entry.index == index.to_native())
+            }
+        };
+        (live.is_some(), met)
+    }
+
+    fn put(&mut self, index: u64, put: &ArchivedPut, effects: &mut Effects<'_>) -> Outcome {
+        let object = ArchivedObjectId::get(&put.object);
+        if self.index.by_object(object).is_some_and(|entry| *entry.key != *put.key) {
+            return Outcome::Refused(Refusal::ObjectInUse);
+        }
+        let mut holders: Vec<RaftId> = put
+            .holders
+            .iter()
+            .map(|id| id.to_native())
+            .filter(|id| self.members.contains_key(id))
+            .collect();
+        holders.sort_unstable();
+        holders.dedup();
+        if holders.is_empty() {
+            return Outcome::Refused(Refusal::UnknownMember);
+        }
+        let (replaced, met) = self.meets(&put.key, &put.condition, put.now_ms.to_native());
+        if !met {
+            return Outcome::Failed;
+        }
+        let before = self.index.unlink(&put.key);
+        let entry = Arc::new(Entry {
+            key: before
+                .as_ref()
+                .map_or_else(|| put.key.as_str().into(), |old| Arc::clone(&old.key)),
+            object,
+            len: put.len.to_native(),
+            digest: put.digest,
+            content_type: self.index.share(&put.content_type),
+            content_encoding: self.index.share(&put.content_encoding),
+            tags: put.tags.iter().map(|tag| self.index.share(tag)).collect(),
+            expires_ms: put.expires_ms.to_native(),
+            last_modified_ms: put.last_modified_ms.to_native(),
+            holders: holders.into(),
+            index,
+        });
+        self.index.link(Arc::clone(&entry));
+        effects.changes.stored(&entry);
+        if let Some(before) = before.filter(|before| before.object != object) {
+            effects.forget.push(before.object);
+        }
+        effects.events.push(Event::Stored(entry));
+        Outcome::Put { replaced }
+    }
+
+    fn remove(&mut self, remove: &ArchivedRemove, effects: &mut Effects<'_>) -> Outcome {
+        let (live, met) = self.meets(&remove.key, &remove.condition, remove.now_ms.to_native());
+        if !met {
+            return Outcome::Failed;
+        }
+        if let Some(entry) = self.take(&remove.key, effects) {
+            effects.events.push(Event::Removed(entry));
+        }
+        Outcome::Removed(live)
+    }
+
+    /// Takes the entry under a key away, for good.
+    fn take(&mut self, key: &str, effects: &mut Effects<'_>) -> Option<Arc<Entry>> {
+        let entry = self.index.unlink(key)?;
+        effects.changes.removed(&entry.key);
+        effects.forget.push(entry.object);
+        Some(entry)
+    }
+
+    fn purge(&mut self, purge: &ArchivedPurge, effects: &mut Effects<'_>) -> Outcome {
+        let (scope, value) = (Scope::from(&purge.scope), purge.value.as_str());
+        let keys: Vec<Arc<str>> = match scope {
+            Scope::Key => {
+                self.index.get(value).map(|entry| Arc::clone(&entry.key)).into_iter().collect()
+            }
+            Scope::Prefix if !value.is_empty() => {
+                self.index.range(value, None).map(|entry| Arc::clone(&entry.key)).collect()
+            }
+            Scope::Tag => self.index.tagged(value).cloned().collect(),
+            Scope::Prefix | Scope::All => Vec::new(),
+        };
+        let count = if value.is_empty() && matches!(scope, Scope::Prefix | Scope::All) {
+            let all = std::mem::take(&mut self.index);
+            let count = all.len();
+            effects.changes.clear_entries();
+            effects.retired = Some(all);
+            count
+        } else {
+            for key in &keys {
+                self.take(key, effects);
+            }
+            keys.len()
+        };
+        let count = count as u64;
+        effects.events.push(Event::Purged { scope, value: value.into(), count });
+        Outcome::Purged(count)
+    }
+
+    fn change_holders(&mut self, change: &ArchivedHolders, effects: &mut Effects<'_>) -> Outcome {
+        let node = change.node.to_native();
+        if !self.members.contains_key(&node) {
+            return Outcome::Refused(Refusal::UnknownMember);
+        }
+        for object in change.gained.iter().map(ArchivedObjectId::get) {
+            let Some(entry) = self.index.by_object(object).cloned() else {
+                effects.forget.push(object);
+                continue;
+            };
+            if let Err(place) = entry.holders.binary_search(&node)
+                && entry.holders.len() < limits::HOLDERS
+            {
+                let mut holders = entry.holders.to_vec();
+                holders.insert(place, node);
+                effects.changes.stored(&self.index.hold(&entry, holders.into()));
+            }
+        }
+        for object in change.lost.iter().map(ArchivedObjectId::get) {
+            if let Some(entry) = self.index.by_object(object).cloned() {
+                self.release(&entry, node, effects);
+            }
+        }
+        Outcome::Done
+    }
+
+    /// One holder less; without any, the entry goes.
+    fn release(&mut self, entry: &Arc<Entry>, node: RaftId, effects: &mut Effects<'_>) {
+        if entry.holders.binary_search(&node).is_err() {
+            return;
+        }
+        let left: Vec<RaftId> = entry.holders.iter().copied().filter(|id| *id != node).collect();
+        if !left.is_empty() {
+            effects.changes.stored(&self.index.hold(entry, left.into()));
+        } else if let Some(entry) = self.take(&entry.key, effects) {
+            effects.events.push(Event::Evicted(entry));
+        }
+    }
+
+    /// Takes a member that is gone out of every entry.
+    pub(super) fn drop_holder(&mut self, node: RaftId, effects: &mut Effects<'_>) {
+        let held: Vec<Arc<Entry>> = self
+            .index
+            .values()
+            .filter(|entry| entry.holders.binary_search(&node).is_ok())
+            .cloned()
+            .collect();
+        for entry in held {
+            self.release(&entry, node, effects);
+        }
+    }
+
+    fn expire(
+        &mut self,
+        now_ms: u64,
+        objects: impl Iterator<Item = ObjectId>,
+        effects: &mut Effects<'_>,
+    ) -> Outcome {
+        let mut count = 0;
+        for object in objects {
+            let over = self.index.by_object(object).filter(|entry| !entry.live(now_ms)).cloned();
+            if let Some(entry) = over.and_then(|entry| self.take(&entry.key, effects)) {
+                count += 1;
+                effects.events.push(Event::Expired(entry));
+            }
+        }
+        Outcome::Expired(count)
+    }
+
+    fn forget_unless_known(&self, object: ObjectId, effects: &mut Effects<'_>) {
+        if self.index.by_object(object).is_none() {
+            effects.forget.push(object);
+        }
+    }
+}
