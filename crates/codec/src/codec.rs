@@ -49,7 +49,7 @@ pub(crate) fn with_room(
     headroom: usize,
     mut write: impl FnMut(&mut PooledBuffer) -> Result<(), CodecError>,
 ) -> Result<PooledBuffer, CodecError> {
-    let mut len = hint.max(64) + headroom;
+    let mut len = hint.clamp(64, MAX_MESSAGE_BYTES) + headroom;
     loop {
         let mut buffer = pool.acquire(len)?;
         buffer.set_headroom(headroom)?;
@@ -61,6 +61,9 @@ pub(crate) fn with_room(
                 return Err(CodecError::TooLarge { limit: MAX_MESSAGE_BYTES });
             }
             Err(error) => return Err(error),
+            Ok(()) if buffer.len() > MAX_MESSAGE_BYTES => {
+                return Err(CodecError::TooLarge { limit: MAX_MESSAGE_BYTES });
+            }
             Ok(()) => return Ok(buffer),
         }
     }

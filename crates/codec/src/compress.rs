@@ -58,8 +58,8 @@ impl Dictionary {
         let start = into.len();
         let mut compressor = self.compressor.lock();
         let compressor = compressor.as_mut().ok_or_else(failed)?;
-        // Bounded by the plain length: what does not fit is no gain.
-        let end = (start + plain.len()).min(into.capacity());
+        // What does not fit into less than the plain length is no gain.
+        let end = (start + plain.len().saturating_sub(1)).min(into.capacity());
         let room = &mut into.as_mut_capacity()[start..end];
         match compressor.compress_to_buffer(plain, room) {
             Ok(len) => {

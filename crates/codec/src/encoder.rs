@@ -182,7 +182,7 @@ impl Encoder {
             return Ok(kept.message.clone());
         }
         let message = encode()?.share();
-        let planned = Duration::from_millis(u64::from(slot.plan().cache_ms)).min(at_most);
+        let planned = Duration::from_millis(u64::from(slot.in_force().cache_ms)).min(at_most);
         // Without a plan yet, long enough to see whether anybody asks again.
         let fresh_for = planned.max(at_most.min(Duration::from_millis(20)));
         let mut cache = self.cache.lock();

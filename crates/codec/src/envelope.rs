@@ -5,8 +5,10 @@ use straightway_buffer::{BufferPool, PooledBuffer};
 
 use crate::archive::{Archived, RkyvCodec, WireType, rebuild, type_id, view};
 use crate::codec::{Codec, with_room};
+use crate::compress::{EVENTS, plain_len};
 use crate::error::CodecError;
 use crate::header::{Flags, HEADER_BYTES, Header, Priority};
+use crate::json::JsonCodec;
 use crate::registry::TypeRegistry;
 use crate::sink::append;
 
@@ -70,7 +72,7 @@ pub enum Compression {
 pub struct MessageMetadata {
     /// How the payload is written.
     pub content_type: Encoding,
-    /// How it is compressed.
+    /// How it is compressed, where that makes it smaller.
     pub compression: Option<Compression>,
     /// Urgency: higher goes first.
     pub priority: Priority,
@@ -138,15 +140,17 @@ pub struct Received<'a, T: WireType> {
     pub payload: &'a Archived<T>,
 }
 
-impl<T> Envelope<T> {
-    /// An envelope made now, version 1, without metadata.
+impl<T: WireType> Envelope<T> {
+    /// An envelope made now, of the version of its type, without metadata.
     pub fn new(id: impl Into<String>, payload: T) -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let timestamp = now.map_or(0, |now| u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
         let metadata = MessageMetadata::default();
-        Self { id: id.into(), timestamp, payload, metadata, version: 1 }
+        Self { id: id.into(), timestamp, payload, metadata, version: u32::from(T::VERSION) }
     }
+}
 
+impl<T> Envelope<T> {
     /// With other metadata.
     #[must_use]
     pub fn with_metadata(mut self, metadata: MessageMetadata) -> Self {
@@ -170,13 +174,37 @@ impl<T> Envelope<T> {
 }
 
 impl<T: WireType> Envelope<T> {
-    /// The whole message: header, extension, archive.
+    /// The whole message: header, extension, and the payload as the metadata say.
     pub fn encode(&self, pool: &BufferPool) -> Result<PooledBuffer, CodecError> {
-        with_room(pool, 512, 0, |buffer| self.encode_into(buffer))
+        if self.metadata.compression.is_none() {
+            return with_room(pool, 512, 0, |buffer| {
+                self.start(buffer)?;
+                self.put_payload(buffer)
+            });
+        }
+        let plain = with_room(pool, 512, 0, |buffer| self.put_payload(buffer))?;
+        // Room for the plain form, so that being larger is the only reason not to compress.
+        with_room(pool, 512 + plain.len(), 0, |buffer| {
+            self.start(buffer)?;
+            match EVENTS.compress(&plain, buffer)? {
+                Some(_) => Header::set_flags(buffer, Flags::ZSTD),
+                None => put(buffer, &plain)?,
+            }
+            Ok(())
+        })
     }
 
-    fn encode_into(&self, into: &mut PooledBuffer) -> Result<(), CodecError> {
-        let ttl_ms = self.metadata.ttl.unwrap_or(0).saturating_mul(1000);
+    fn put_payload(&self, into: &mut PooledBuffer) -> Result<(), CodecError> {
+        match self.metadata.content_type {
+            Encoding::Rkyv => RkyvCodec.encode_into(&self.payload, into).map(drop),
+            Encoding::Json => JsonCodec.encode_into(&self.payload, into).map(drop),
+        }
+    }
+
+    /// What stands in front of the payload.
+    fn start(&self, into: &mut PooledBuffer) -> Result<(), CodecError> {
+        // 0 stands for none: a lifetime that is over at once is the shortest there is.
+        let ttl_ms = self.metadata.ttl.map_or(0, |seconds| seconds.saturating_mul(1000).max(1));
         let header = Header {
             flags: Flags::EXTENDED,
             type_id: type_id(T::NAME),
@@ -198,19 +226,26 @@ impl<T: WireType> Envelope<T> {
         let len = RkyvCodec.encode_into(&extension, into)?;
         let len = u32::try_from(len).map_err(|_| CodecError::TooLarge { limit: 1 << 32 })?;
         into[length_at..length_at + 4].copy_from_slice(&len.to_le_bytes());
-        RkyvCodec.encode_into(&self.payload, into).map(drop)
+        Ok(())
     }
 
     /// Reads a message in place, with or without an extension. The registry is asked about its type and version.
     ///
     /// # Errors
-    /// Those of [`Header::parse`] and [`TypeRegistry::check`], and [`CodecError::WrongType`].
+    /// Those of [`Header::parse`] and [`TypeRegistry::check`], [`CodecError::WrongType`], and
+    /// [`CodecError::NotInPlace`] for what [`Self::open`] can read.
     pub fn read<'a>(
         message: &'a [u8],
         registry: &TypeRegistry,
     ) -> Result<Received<'a, T>, CodecError> {
         let (header, rest) = Header::parse(message)?;
         let (extension, payload) = split_extension(&header, rest)?;
+        if header.flags.has(Flags::ZSTD) {
+            return Err(CodecError::NotInPlace { what: "compressed" });
+        }
+        if encoding_of(extension) == Encoding::Json {
+            return Err(CodecError::NotInPlace { what: "JSON" });
+        }
         let checked = registry.check(&header, payload)?;
         let payload = checked.view::<T>()?;
         let id = extension.map_or("", |extension| extension.id.as_str());
@@ -225,22 +260,80 @@ impl<T: WireType> Envelope<T> {
             payload,
         })
     }
+
+    /// Reads a message in whatever form it is: in place where that can be done, else by way of a buffer of the pool, in
+    /// which the payload may take at most `limit` bytes.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; [`CodecError::Compression`], [`CodecError::Json`], [`CodecError::TooLarge`].
+    pub fn open(
+        message: &[u8],
+        registry: &TypeRegistry,
+        pool: &BufferPool,
+        limit: usize,
+    ) -> Result<Self, CodecError> {
+        match Self::read(message, registry) {
+            Err(CodecError::NotInPlace { .. }) => {}
+            read => return read?.to_envelope(),
+        }
+        let (header, rest) = Header::parse(message)?;
+        let (extension, packed) = split_extension(&header, rest)?;
+        let mut plain = None;
+        if header.flags.has(Flags::ZSTD) {
+            let len = plain_len(packed).unwrap_or(limit);
+            if len > limit {
+                return Err(CodecError::TooLarge { limit });
+            }
+            EVENTS.decompress(packed, plain.insert(pool.acquire(len.max(1))?))?;
+        }
+        let payload = plain.as_deref().unwrap_or(packed);
+        let (content_type, compression) =
+            (encoding_of(extension), header.flags.has(Flags::ZSTD).then_some(Compression::Zstd));
+        let value = match content_type {
+            Encoding::Rkyv => rebuild::<T>(registry.check(&header, payload)?.view::<T>()?)?,
+            Encoding::Json => {
+                let info = registry.version_of(header.type_id, header.version)?;
+                if info.name != T::NAME {
+                    return Err(CodecError::WrongType { found: info.name, wanted: T::NAME });
+                }
+                JsonCodec.decode(payload)?
+            }
+        };
+        let text = |text: &rkyv::string::ArchivedString| text.as_str().to_owned();
+        let id = extension.map(|it| text(&it.id)).unwrap_or_default();
+        let source = extension.and_then(|it| it.source.as_ref()).map(text);
+        let destination = extension.and_then(|it| it.destination.as_ref()).map(text);
+        let metadata =
+            MessageMetadata { content_type, compression, source, destination, ..said(&header) };
+        let (timestamp, version) = (header.time_us / 1000, u32::from(header.version));
+        Ok(Self { id, timestamp, payload: value, metadata, version })
+    }
+}
+
+/// What a header says of a message.
+fn said(header: &Header) -> MessageMetadata {
+    let ttl = (header.ttl_ms != 0).then(|| u64::from(header.ttl_ms / 1000));
+    MessageMetadata { priority: header.priority, ttl, ..MessageMetadata::default() }
+}
+
+fn encoding_of(extension: Option<&ArchivedExtension>) -> Encoding {
+    match extension.map(|extension| &extension.encoding) {
+        Some(ArchivedEncoding::Json) => Encoding::Json,
+        Some(ArchivedEncoding::Rkyv) | None => Encoding::Rkyv,
+    }
 }
 
 impl<T: WireType> Received<'_, T> {
     /// The envelope, rebuilt.
     pub fn to_envelope(&self) -> Result<Envelope<T>, CodecError> {
-        let ttl = (self.header.ttl_ms != 0).then(|| u64::from(self.header.ttl_ms / 1000));
         Ok(Envelope {
             id: self.id.to_owned(),
             timestamp: self.header.time_us / 1000,
             payload: rebuild::<T>(self.payload)?,
             metadata: MessageMetadata {
-                priority: self.header.priority,
-                ttl,
                 source: self.source.map(str::to_owned),
                 destination: self.destination.map(str::to_owned),
-                ..MessageMetadata::default()
+                ..said(&self.header)
             },
             version: u32::from(self.header.version),
         })
@@ -263,6 +356,8 @@ fn split_extension<'a>(
     let truncated = |needed| CodecError::Truncated { needed, found: HEADER_BYTES + rest.len() };
     let (len, rest) = rest.split_first_chunk::<4>().ok_or_else(|| truncated(HEADER_BYTES + 4))?;
     let len = usize::try_from(u32::from_le_bytes(*len)).unwrap_or(usize::MAX);
-    let (extension, payload) = rest.split_at_checked(len).ok_or_else(|| truncated(len))?;
+    let (extension, payload) = rest
+        .split_at_checked(len)
+        .ok_or_else(|| truncated((HEADER_BYTES + 4).saturating_add(len)))?;
     Ok((Some(view::<Extension>(extension)?), payload))
 }

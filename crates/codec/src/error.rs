@@ -64,6 +64,12 @@ pub enum CodecError {
         /// How many bytes.
         len: usize,
     },
+    /// The payload is valid, perhaps, but no archive that can be read where it lies.
+    #[error("the payload is {what}, which cannot be read in place; open the envelope instead")]
+    NotInPlace {
+        /// What it is.
+        what: &'static str,
+    },
     /// The text is not valid JSON of the type.
     #[error("the text is no valid {name}: {reason}")]
     Json {

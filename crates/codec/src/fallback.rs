@@ -20,12 +20,8 @@ pub enum FallbackReason {
     NoOffer,
     /// The peer does not offer rkyv.
     PeerLacksRkyv,
-    /// The peer knows another layout of a type.
-    OtherLayout,
     /// An archive did not validate, or was of an unknown type or version.
     InvalidPayload,
-    /// A value could not be archived.
-    EncodeFailed,
 }
 
 /// How often each reason held.
@@ -35,12 +31,8 @@ pub struct FallbackStats {
     pub no_offer: u64,
     /// [`FallbackReason::PeerLacksRkyv`].
     pub peer_lacks_rkyv: u64,
-    /// [`FallbackReason::OtherLayout`].
-    pub other_layout: u64,
     /// [`FallbackReason::InvalidPayload`].
     pub invalid_payload: u64,
-    /// [`FallbackReason::EncodeFailed`].
-    pub encode_failed: u64,
     /// Peers that went back to rkyv.
     pub recovered: u64,
 }
@@ -48,7 +40,7 @@ pub struct FallbackStats {
 /// Negotiates, and counts what came of it. Shared by all connections.
 #[derive(Debug, Default)]
 pub struct FallbackManager {
-    reasons: [AtomicU64; 5],
+    reasons: [AtomicU64; 3],
     recovered: AtomicU64,
 }
 
@@ -122,35 +114,24 @@ impl FallbackManager {
 
     /// How often each reason held.
     pub fn stats(&self) -> FallbackStats {
-        let [no_offer, peer_lacks_rkyv, other_layout, invalid_payload, encode_failed] =
+        let [no_offer, peer_lacks_rkyv, invalid_payload] =
             self.reasons.each_ref().map(|count| count.load(Ordering::Relaxed));
         let recovered = self.recovered.load(Ordering::Relaxed);
-        FallbackStats {
-            no_offer,
-            peer_lacks_rkyv,
-            other_layout,
-            invalid_payload,
-            encode_failed,
-            recovered,
-        }
+        FallbackStats { no_offer, peer_lacks_rkyv, invalid_payload, recovered }
     }
 }
 
-/// Valid archives after which a peer is trusted to read and write them again.
-const RECOVERS_AFTER: u8 = 1;
-
-/// One peer's encoding at the moment.
+/// One peer's encoding at the moment. One valid archive is enough for it to be trusted to read and write them again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
     agreed: Encoding,
     fallen: bool,
-    sound: u8,
 }
 
 impl Peer {
     /// A peer with which this encoding was agreed on.
     pub fn new(agreed: Encoding) -> Self {
-        Self { agreed, fallen: false, sound: 0 }
+        Self { agreed, fallen: false }
     }
 
     /// What to write to it now.
@@ -162,18 +143,14 @@ impl Peer {
     pub fn failed(&mut self, manager: &FallbackManager, reason: FallbackReason) {
         if self.agreed == Encoding::Rkyv {
             manager.count(reason);
-            (self.fallen, self.sound) = (true, 0);
+            self.fallen = true;
         }
     }
 
     /// An archive of the peer's was valid.
     pub fn succeeded(&mut self, manager: &FallbackManager) {
-        if self.fallen {
-            self.sound += 1;
-            if self.sound >= RECOVERS_AFTER {
-                self.fallen = false;
-                manager.recovered.fetch_add(1, Ordering::Relaxed);
-            }
+        if std::mem::take(&mut self.fallen) {
+            manager.recovered.fetch_add(1, Ordering::Relaxed);
         }
     }
 }

@@ -15,7 +15,7 @@ pub const HEADER_BYTES: usize = 32;
 const MAGIC: [u8; 2] = *b"SW";
 const LAYOUT: u8 = 1;
 
-/// How this build lays archives out: little-endian, unaligned, 32-bit relative pointers. Upper half: dictionary number.
+/// How this build lays archives out: little-endian, unaligned, 32-bit relative pointers. The upper half is free.
 pub(crate) const FORMAT: u8 = 0b0000_1011;
 
 /// How urgent a message is. Higher goes first.
@@ -28,12 +28,8 @@ pub struct Flags(u8);
 impl Flags {
     /// The payload is a zstd frame around the archive.
     pub const ZSTD: Self = Self(1);
-    /// Sent from the history, not as it happened.
-    pub const REPLAYED: Self = Self(2);
     /// An extension of [`crate::Envelope`] stands between header and archive.
     pub const EXTENDED: Self = Self(4);
-    /// The last one of a replay.
-    pub const LAST_REPLAYED: Self = Self(8);
     /// Overtook others: its offset says nothing about what was seen before.
     pub const URGENT: Self = Self(16);
 
@@ -99,7 +95,7 @@ impl Header {
         if head[2] != LAYOUT {
             return Err(CodecError::NotAMessage { reason: "its header has another layout" });
         }
-        // The upper half names a dictionary, which is no matter of layout.
+        // The upper half says nothing yet, and nothing of the layout when it does.
         if head[11] & 0x0f != FORMAT & 0x0f {
             return Err(CodecError::Format { found: head[11], expected: FORMAT });
         }

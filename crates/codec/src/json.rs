@@ -15,20 +15,15 @@ impl JsonCodec {
     /// Appends the text of anything that serde can write.
     ///
     /// # Errors
-    /// [`CodecError::Full`]; the buffer is then as it was.
+    /// [`CodecError::Full`], [`CodecError::Json`]; the buffer is then as it was.
     pub fn encode_any<T: Serialize + ?Sized>(
         &self,
         value: &T,
         into: &mut PooledBuffer,
     ) -> Result<usize, CodecError> {
-        let start = into.len();
         let (len, done) = append(into, |sink| serde_json::to_writer(sink, value))?;
-        if let Err(error) = done {
-            into.set_len(start)?;
-            let name = std::any::type_name::<T>();
-            return Err(CodecError::Json { name, reason: error.to_string() });
-        }
-        Ok(len)
+        let name = std::any::type_name::<T>();
+        done.map(|()| len).map_err(|error| CodecError::Json { name, reason: error.to_string() })
     }
 }
 

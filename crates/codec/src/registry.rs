@@ -316,7 +316,7 @@ impl TypeRegistry {
         (info.fingerprint == fingerprint).then_some(version)
     }
 
-    fn version_of(&self, id: u32, version: u16) -> Result<&TypeInfo, CodecError> {
+    pub(crate) fn version_of(&self, id: u32, version: u16) -> Result<&TypeInfo, CodecError> {
         let known = self.types.get(&id).ok_or(CodecError::UnknownType { id })?;
         let mut all = [&known.current].into_iter().chain(&known.others);
         all.find(|info| info.version == version).ok_or(CodecError::UnknownVersion {

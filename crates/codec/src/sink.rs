@@ -22,14 +22,15 @@ pub struct Sink<'a> {
 #[error("the buffer is full")]
 struct Full;
 
-/// Lets `write` append to a buffer; answers with the number of bytes, and what it said.
+/// Lets `write` append to a buffer; answers with the number of bytes, and what it said. The buffer is as it was unless
+/// all went well.
 ///
 /// # Errors
-/// [`CodecError::Full`]; the buffer is then as it was.
-pub(crate) fn append<T>(
+/// [`CodecError::Full`].
+pub(crate) fn append<T, E>(
     into: &mut PooledBuffer,
-    write: impl FnOnce(&mut Sink<'_>) -> T,
-) -> Result<(usize, T), CodecError> {
+    write: impl FnOnce(&mut Sink<'_>) -> Result<T, E>,
+) -> Result<(usize, Result<T, E>), CodecError> {
     let start = into.len();
     let mut sink = Sink { room: &mut into.as_mut_capacity()[start..], at: 0, full: false };
     let outcome = write(&mut sink);
@@ -37,7 +38,9 @@ pub(crate) fn append<T>(
     if full {
         return Err(CodecError::Full { capacity: into.capacity() });
     }
-    into.set_len(start + at)?;
+    if outcome.is_ok() {
+        into.set_len(start + at)?;
+    }
     Ok((at, outcome))
 }
 

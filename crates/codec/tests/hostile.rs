@@ -73,15 +73,16 @@ proptest! {
     }
 
     #[test]
-    fn any_message_is_read_or_refused(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), which in 0..4usize, extended: bool) {
+    fn any_message_is_read_or_refused(mut bytes in proptest::collection::vec(any::<u8>(), 0..300), which in 0..4usize, extended: bool, packed: bool) {
         let registry = event::registry().expect("a registry");
         if bytes.len() >= HEADER_BYTES {
             let types: Vec<_> = registry.types().copied().collect();
             let info = types[which];
             let header = Header { flags: straightway_codec::Flags::default(), type_id: info.id, version: info.version, priority: 0, ttl_ms: 0, offset: 0, time_us: 0 };
             bytes[..HEADER_BYTES].copy_from_slice(&header.encode());
-            bytes[3] = u8::from(extended) * 4;
+            bytes[3] = 4 * u8::from(extended) + u8::from(packed);
         }
+        drop(Envelope::<Subscribe>::open(&bytes, &registry, &BufferPool::new(PoolConfig::tiered()).expect("a pool"), 1000));
         let read = Envelope::<Subscribe>::read(&bytes, &registry);
         if let Ok(received) = read {
             received.to_envelope().expect("what is valid can be rebuilt");

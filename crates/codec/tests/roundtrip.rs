@@ -9,8 +9,9 @@ use straightway_buffer::{BufferPool, PoolConfig};
 use straightway_codec::compress::EVENTS;
 use straightway_codec::event::{self, Event, Gap, GapReason, Kind, Stats, Subscribe};
 use straightway_codec::{
-    Codec, CodecError, Encoder, Envelope, Flags, HEADER_BYTES, Header, JsonCodec, MessageMetadata,
-    OptimizerMode, Read, RkyvCodec, SerializationOptimizer, Stamp, TypeRegistry, WireType, type_id,
+    Codec, CodecError, Compression, Encoder, Encoding, Envelope, Flags, HEADER_BYTES, Header,
+    JsonCodec, MessageMetadata, OptimizerMode, Read, RkyvCodec, SerializationOptimizer, Stamp,
+    TypeRegistry, WireType, type_id,
 };
 
 fn pool() -> BufferPool {
@@ -104,6 +105,48 @@ fn an_envelope_carries_what_was_said() {
     }
     let text = serde_json::to_string(&envelope).expect("text");
     assert_eq!(serde_json::from_str::<Envelope<Gap>>(&text).expect("sound"), envelope);
+}
+
+/// What the metadata say of the payload is how it is written, and none of it is taken for an archive.
+#[test]
+fn an_envelope_is_written_as_its_metadata_say() {
+    let (registry, pool) = (event::registry().expect("a registry"), pool());
+    let event = samples::events(8, 1).remove(0);
+    let plain = Envelope::new("7", event).with_ttl(0);
+    let mut lengths = Vec::new();
+    for content_type in [Encoding::Rkyv, Encoding::Json] {
+        for compression in [None, Some(Compression::Zstd)] {
+            let metadata = MessageMetadata { content_type, compression, ..plain.metadata.clone() };
+            let envelope = plain.clone().with_metadata(metadata);
+            let message = envelope.encode(&pool).expect("encoded");
+            lengths.push(message.len());
+            let opened = Envelope::<Event>::open(&message, &registry, &pool, 4096);
+            assert_eq!(opened.expect("opened"), envelope);
+            let in_place = Envelope::<Event>::read(&message, &registry);
+            match (content_type, compression) {
+                (Encoding::Rkyv, None) => assert!(in_place.is_ok()),
+                _ => assert!(matches!(in_place.map(drop), Err(CodecError::NotInPlace { .. }))),
+            }
+            assert!(Envelope::<Gap>::open(&message, &registry, &pool, 4096).is_err());
+            let packed = compression.is_some();
+            let tight = Envelope::<Event>::open(&message, &registry, &pool, 100);
+            assert_eq!(matches!(tight, Err(CodecError::TooLarge { limit: 100 })), packed);
+            for cut in 0..message.len() {
+                let opened = Envelope::<Event>::open(&message[..cut], &registry, &pool, 4096);
+                assert!(opened.is_err(), "{cut}");
+            }
+        }
+    }
+    assert!(lengths[1] < lengths[0] && lengths[3] < lengths[2], "{lengths:?}");
+    // What does not shrink is not marked as if it had.
+    let metadata =
+        MessageMetadata { compression: Some(Compression::Zstd), ..MessageMetadata::default() };
+    let gap = Envelope::new("8", Gap { from: 1, to: 2, reason: GapReason::Expired });
+    let message = gap.with_metadata(metadata).encode(&pool).expect("encoded");
+    let opened = Envelope::<Gap>::open(&message, &registry, &pool, 4096).expect("opened");
+    assert_eq!((opened.payload.to, opened.metadata.compression), (2, None));
+    let second = Envelope::new("9", v2::Thing::default());
+    assert_eq!(second.version, 2, "that of its type");
 }
 
 mod v1 {

@@ -166,11 +166,13 @@ impl SerializationOptimizer {
         type_name: &'static str,
         strategies: &[OptimizationStrategy],
     ) {
-        let plan = Plan::of(type_name, strategies);
-        self.slot(type_name).plan.store(plan.pack(), Ordering::Relaxed);
+        if self.mode == OptimizerMode::On {
+            let plan = Plan::of(type_name, strategies);
+            self.slot(type_name).plan.store(plan.pack(), Ordering::Relaxed);
+        }
     }
 
-    /// What is in force for each type, with what is known about it.
+    /// What is in force for each type (or would be, were the mode [`OptimizerMode::On`]), with what is known about it.
     pub fn report(&self) -> Vec<(&'static str, TypeStats, Plan)> {
         let mut report: Vec<_> =
             self.slots.read().iter().map(|slot| (slot.name, slot.stats(), slot.plan())).collect();
@@ -188,12 +190,16 @@ impl Slot {
         // Not one locked step: under a race a message more or less is counted, and none is held up.
         let turn = self.count.load(Ordering::Relaxed);
         self.count.store(turn + 1, Ordering::Relaxed);
-        let plan = if self.mode == OptimizerMode::On { self.plan() } else { Plan::default() };
-        (plan, turn < LEARN_FROM || turn.is_multiple_of(SAMPLE_EVERY))
+        (self.in_force(), turn < LEARN_FROM || turn.is_multiple_of(SAMPLE_EVERY))
     }
 
-    /// What is in force.
-    pub(crate) fn plan(&self) -> Plan {
+    /// What is to be done with a message: nothing in particular unless the optimizer acts.
+    pub(crate) fn in_force(&self) -> Plan {
+        if self.mode == OptimizerMode::On { self.plan() } else { Plan::default() }
+    }
+
+    /// What the statistics ask for.
+    fn plan(&self) -> Plan {
         Plan::unpack(self.plan.load(Ordering::Relaxed))
     }
 
@@ -240,6 +246,30 @@ impl Slot {
             average_time: stats.total_serialization_time
                 / u32::try_from(measured).unwrap_or(u32::MAX),
             ..stats
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_only_observes_does_nothing() {
+        for (mode, acts) in [
+            (OptimizerMode::Off, false),
+            (OptimizerMode::Observe, false),
+            (OptimizerMode::On, true),
+        ] {
+            let optimizer = SerializationOptimizer::new(mode);
+            let wanted = [OptimizationStrategy::UsePool { type_name: "t".to_owned() }];
+            optimizer.apply_optimizations("t", &wanted);
+            assert_eq!(optimizer.slot("t").in_force().pool, acts, "{mode:?}");
+            // Slow to write: kept for a while, by who acts.
+            optimizer.record_serialization("t", 100, Duration::from_millis(5));
+            assert_eq!(optimizer.slot("t").in_force().cache_ms > 0, acts, "{mode:?}");
+            let shown = optimizer.optimize_type("t");
+            assert!(shown.iter().any(|it| matches!(it, OptimizationStrategy::Cache { .. })));
         }
     }
 }

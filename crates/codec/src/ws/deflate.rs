@@ -47,19 +47,11 @@ pub fn inflate(packed: &[u8], limit: usize) -> Result<Vec<u8>, Violation> {
         input = input.get(used..).unwrap_or_default();
         match status {
             // A final block: what follows begins a new stream (RFC 7692 §7.2.3.5), of which nothing may be left.
-            Status::StreamEnd => {
-                stream.reset(false);
-                if input.is_empty() && inputs.next().is_none() {
-                    return Ok(plain);
-                }
-                if input.is_empty() {
-                    return Ok(plain);
-                }
-            }
+            Status::StreamEnd if input.is_empty() => return Ok(plain),
+            Status::StreamEnd => stream.reset(false),
             _ if plain.len() == plain.capacity() => {
-                plain.reserve(
-                    (plain.capacity() * 2).min(limit + 1 - plain.len().min(limit)).max(64),
-                );
+                let left = (limit - plain.len()).saturating_add(1);
+                plain.reserve((plain.capacity() * 2).min(left).max(64));
             }
             _ if input.is_empty() => match inputs.next() {
                 Some(next) => input = next,
@@ -103,6 +95,7 @@ mod tests {
         let error = inflate(&bomb, 4096).expect_err("over the limit");
         assert_eq!(error.code, CloseCode::TooBig);
         assert_eq!(inflate(&bomb, 60_000).map(|plain| plain.len()), Ok(60_000));
+        assert_eq!(inflate(&bomb, usize::MAX).map(|plain| plain.len()), Ok(60_000), "no limit");
     }
 
     proptest! {

@@ -275,11 +275,7 @@ impl Shared {
             json_encoded: read(&self.forms.json),
             deflated: read(&self.forms.deflated),
             zstd_encoded: read(&self.forms.zstd),
-            fallbacks: fallback.no_offer
-                + fallback.peer_lacks_rkyv
-                + fallback.other_layout
-                + fallback.invalid_payload
-                + fallback.encode_failed,
+            fallbacks: fallback.no_offer + fallback.peer_lacks_rkyv + fallback.invalid_payload,
             fallbacks_recovered: fallback.recovered,
         }
     }

@@ -257,7 +257,8 @@ impl Hub {
     /// A command in rkyv: the registry is asked what it is. One that cannot be read is answered in JSON.
     fn command(&mut self, conn: &mut Conn, bytes: &[u8]) -> io::Result<()> {
         let shared = self.shared.clone();
-        match Envelope::<Subscribe>::read(bytes, &shared.registry).and_then(|it| it.to_envelope()) {
+        let (pool, limit) = (shared.forms.encoder.pool(), shared.limits.max_message);
+        match Envelope::<Subscribe>::open(bytes, &shared.registry, pool, limit) {
             Ok(envelope) => {
                 conn.peer.succeeded(&shared.fallback);
                 self.subscribe(conn, &envelope.id, &envelope.payload, conn.peer.encoding())
