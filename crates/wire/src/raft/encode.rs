@@ -1,0 +1,324 @@
+//! Raft messages to bytes: the same that the library's own codec writes, field for field.
+use bytes::{BufMut, Bytes, BytesMut};
+use raft::prelude::{
+    ConfChange, ConfChangeSingle, ConfChangeV2, ConfState, Entry, HardState, Message, Snapshot,
+    SnapshotMetadata,
+};
+use straightway_buffer::{Reason, count_copied};
+
+use super::proto::{Out, bytes_len, nested_len, uint_len, varint_len};
+use crate::error::WireError;
+use crate::segments::Segments;
+
+/// Longest message that the format allows.
+const MAX_ENCODED: usize = i32::MAX as usize;
+
+/// Where encoded bytes go: heads, which are lost after the call, and payloads, which may be kept by reference.
+pub trait Sink {
+    /// Tags, lengths and numbers.
+    fn head(&mut self, bytes: &[u8]);
+    /// The bytes of an entry, a snapshot or a context.
+    fn payload(&mut self, bytes: &Bytes);
+}
+
+impl Sink for Vec<u8> {
+    fn head(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+
+    fn payload(&mut self, bytes: &Bytes) {
+        count_copied(bytes.len(), Reason::Gather);
+        self.extend_from_slice(bytes);
+    }
+}
+
+impl Sink for BytesMut {
+    fn head(&mut self, bytes: &[u8]) {
+        self.put_slice(bytes);
+    }
+
+    fn payload(&mut self, bytes: &Bytes) {
+        count_copied(bytes.len(), Reason::Gather);
+        self.put_slice(bytes);
+    }
+}
+
+/// Payloads below [`Segments::cut`] are gathered, others kept by reference.
+impl Sink for Segments {
+    fn head(&mut self, bytes: &[u8]) {
+        self.put_slice(bytes);
+    }
+
+    fn payload(&mut self, bytes: &Bytes) {
+        if bytes.len() < self.cut() {
+            self.push_copy(bytes);
+        } else {
+            self.push(bytes.clone());
+        }
+    }
+}
+
+/// A buffer that all bytes of a message can be appended to.
+pub trait WireBuffer: Sink {
+    /// Makes room for `len` more bytes at once.
+    fn make_room(&mut self, len: usize);
+}
+
+impl WireBuffer for Vec<u8> {
+    fn make_room(&mut self, len: usize) {
+        self.reserve(len);
+    }
+}
+
+impl WireBuffer for BytesMut {
+    fn make_room(&mut self, len: usize) {
+        self.reserve(len);
+    }
+}
+
+/// Bytes that `message` takes when it is encoded.
+pub fn encoded_len(message: &Message) -> usize {
+    message.wire_len()
+}
+
+/// `message` as one string of bytes, in one allocation.
+pub fn serialize_raft_message_fast(message: &Message) -> Result<Bytes, WireError> {
+    let mut buffer = Vec::with_capacity(checked_len(message)?);
+    put(message, &mut buffer);
+    Ok(Bytes::from(buffer))
+}
+
+/// Appends `message` to a buffer: without an allocation, if that has room.
+pub fn serialize_raft_message_into(
+    message: &Message,
+    buffer: &mut impl WireBuffer,
+) -> Result<(), WireError> {
+    buffer.make_room(checked_len(message)?);
+    put(message, buffer);
+    Ok(())
+}
+
+/// Hands `message` to a sink in parts, the data of entries by reference.
+///
+/// ```
+/// use raft::prelude::{Entry, Message};
+/// use straightway_wire::{Segments, raft as wire};
+///
+/// let data = bytes::Bytes::from(vec![7; 4096]);
+/// let mut message = Message::default();
+/// message.mut_entries().push(Entry { index: 1, term: 1, data: data.clone(), ..Entry::default() });
+/// let mut segments = Segments::default();
+/// wire::serialize_raft_message_vectored(&message, &mut segments)?;
+/// assert_eq!(segments.finish()[1].as_ptr(), data.as_ptr());
+/// # Ok::<(), straightway_wire::WireError>(())
+/// ```
+pub fn serialize_raft_message_vectored<S: Sink + ?Sized>(
+    message: &Message,
+    sink: &mut S,
+) -> Result<(), WireError> {
+    checked_len(message)?;
+    put(message, sink);
+    Ok(())
+}
+
+fn checked_len(message: &Message) -> Result<usize, WireError> {
+    let len = message.wire_len();
+    if len > MAX_ENCODED {
+        let limit = MAX_ENCODED as u64;
+        return Err(WireError::TooLarge { what: "a Raft message", len: len as u64, limit });
+    }
+    Ok(len)
+}
+
+/// Any value in one allocation.
+pub(super) fn to_bytes(value: &impl Put) -> Bytes {
+    let mut buffer = Vec::with_capacity(value.wire_len());
+    put(value, &mut buffer);
+    Bytes::from(buffer)
+}
+
+fn put<S: Sink + ?Sized>(value: &impl Put, sink: &mut S) {
+    let mut out = Out::new(sink);
+    value.put(&mut out);
+    out.flush();
+}
+
+/// What can be written, the fields that are 0 or empty left out.
+pub(super) trait Put {
+    fn wire_len(&self) -> usize;
+    fn put<S: Sink + ?Sized>(&self, out: &mut Out<'_, S>);
+
+    /// As a field of something else.
+    #[inline]
+    fn put_nested<S: Sink + ?Sized>(&self, tag: u8, out: &mut Out<'_, S>) {
+        out.tagged(tag, self.wire_len() as u64);
+        self.put(out);
+    }
+}
+
+impl Put for Message {
+    fn wire_len(&self) -> usize {
+        let numbers = uint_len(self.msg_type as u64)
+            + uint_len(self.to)
+            + uint_len(self.from)
+            + uint_len(self.term)
+            + uint_len(self.log_term)
+            + uint_len(self.index)
+            + uint_len(self.commit)
+            + uint_len(self.commit_term)
+            + uint_len(self.request_snapshot)
+            + uint_len(self.reject.into())
+            + uint_len(self.reject_hint)
+            + uint_len(self.deprecated_priority);
+        let priority =
+            if self.priority == 0 { 0 } else { 2 + varint_len(self.priority.cast_unsigned()) };
+        let entries: usize = self.entries.iter().map(|entry| nested_len(entry.wire_len())).sum();
+        let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| nested_len(snapshot.wire_len()));
+        numbers + priority + entries + snapshot + bytes_len(&self.context)
+    }
+
+    fn put<S: Sink + ?Sized>(&self, out: &mut Out<'_, S>) {
+        out.uint(0x08, self.msg_type as u64);
+        out.uint(0x10, self.to);
+        out.uint(0x18, self.from);
+        out.uint(0x20, self.term);
+        out.uint(0x28, self.log_term);
+        out.uint(0x30, self.index);
+        for entry in &self.entries {
+            entry.put_nested(0x3a, out);
+        }
+        out.uint(0x40, self.commit);
+        out.uint(0x78, self.commit_term);
+        if let Some(snapshot) = self.snapshot.as_ref() {
+            snapshot.put_nested(0x4a, out);
+        }
+        out.uint(0x68, self.request_snapshot);
+        out.uint(0x50, self.reject.into());
+        out.uint(0x58, self.reject_hint);
+        out.bytes(0x62, &self.context);
+        out.uint(0x70, self.deprecated_priority);
+        out.uint_wide([0x80, 0x01], self.priority.cast_unsigned());
+    }
+}
+
+impl Put for Entry {
+    #[inline]
+    fn wire_len(&self) -> usize {
+        uint_len(self.entry_type as u64)
+            + uint_len(self.term)
+            + uint_len(self.index)
+            + bytes_len(&self.data)
+            + bytes_len(&self.context)
+            + uint_len(self.sync_log.into())
+    }
+
+    #[inline]
+    fn put<S: Sink + ?Sized>(&self, out: &mut Out<'_, S>) {
+        out.uint(0x08, self.entry_type as u64);
+        out.uint(0x10, self.term);
+        out.uint(0x18, self.index);
+        out.bytes(0x22, &self.data);
+        out.bytes(0x32, &self.context);
+        out.uint(0x28, self.sync_log.into());
+    }
+}
+
+impl Put for Snapshot {
+    fn wire_len(&self) -> usize {
+        let metadata = self.metadata.as_ref().map_or(0, |metadata| nested_len(metadata.wire_len()));
+        bytes_len(&self.data) + metadata
+    }
+
+    fn put<S: Sink + ?Sized>(&self, out: &mut Out<'_, S>) {
+        out.bytes(0x0a, &self.data);
+        if let Some(metadata) = self.metadata.as_ref() {
+            metadata.put_nested(0x12, out);
+        }
+    }
+}
+
+impl Put for SnapshotMetadata {
+    fn wire_len(&self) -> usize {
+        let conf_state = self.conf_state.as_ref().map_or(0, |state| nested_len(state.wire_len()));
+        conf_state + uint_len(self.index) + uint_len(self.term)
+    }
+
+    fn put<S: Sink + ?Sized>(&self, out: &mut Out<'_, S>) {
+        if let Some(conf_state) = self.conf_state.as_ref() {
+            conf_state.put_nested(0x0a, out);
+        }
+        out.uint(0x10, self.index);
+        out.uint(0x18, self.term);
+    }
+}
+
+impl Put for ConfState {
+    fn wire_len(&self) -> usize {
+        let lists = [&self.voters, &self.learners, &self.voters_outgoing, &self.learners_next];
+        let ids = lists.into_iter().flatten().map(|id| 1 + varint_len(*id)).sum::<usize>();
+        ids + uint_len(self.auto_leave.into())
+    }
+
+    fn put<S: Sink + ?Sized>(&self, out: &mut Out<'_, S>) {
+        // One field for each, as the library writes them; both forms are read.
+        self.voters.iter().for_each(|id| out.tagged(0x08, *id));
+        self.learners.iter().for_each(|id| out.tagged(0x10, *id));
+        self.voters_outgoing.iter().for_each(|id| out.tagged(0x18, *id));
+        self.learners_next.iter().for_each(|id| out.tagged(0x20, *id));
+        out.uint(0x28, self.auto_leave.into());
+    }
+}
+
+impl Put for HardState {
+    fn wire_len(&self) -> usize {
+        uint_len(self.term) + uint_len(self.vote) + uint_len(self.commit)
+    }
+
+    fn put<S: Sink + ?Sized>(&self, out: &mut Out<'_, S>) {
+        out.uint(0x08, self.term);
+        out.uint(0x10, self.vote);
+        out.uint(0x18, self.commit);
+    }
+}
+
+impl Put for ConfChange {
+    fn wire_len(&self) -> usize {
+        uint_len(self.change_type as u64)
+            + uint_len(self.node_id)
+            + bytes_len(&self.context)
+            + uint_len(self.id)
+    }
+
+    fn put<S: Sink + ?Sized>(&self, out: &mut Out<'_, S>) {
+        out.uint(0x10, self.change_type as u64);
+        out.uint(0x18, self.node_id);
+        out.bytes(0x22, &self.context);
+        out.uint(0x08, self.id);
+    }
+}
+
+impl Put for ConfChangeSingle {
+    fn wire_len(&self) -> usize {
+        uint_len(self.change_type as u64) + uint_len(self.node_id)
+    }
+
+    fn put<S: Sink + ?Sized>(&self, out: &mut Out<'_, S>) {
+        out.uint(0x08, self.change_type as u64);
+        out.uint(0x10, self.node_id);
+    }
+}
+
+impl Put for ConfChangeV2 {
+    fn wire_len(&self) -> usize {
+        let changes: usize = self.changes.iter().map(|change| nested_len(change.wire_len())).sum();
+        uint_len(self.transition as u64) + changes + bytes_len(&self.context)
+    }
+
+    fn put<S: Sink + ?Sized>(&self, out: &mut Out<'_, S>) {
+        out.uint(0x08, self.transition as u64);
+        for change in &self.changes {
+            change.put_nested(0x12, out);
+        }
+        out.bytes(0x1a, &self.context);
+    }
+}
