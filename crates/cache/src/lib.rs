@@ -50,6 +50,7 @@ mod scrub;
 mod segment;
 mod send;
 mod stats;
+mod sweep;
 mod sync;
 #[allow(unsafe_code, reason = "mapping and system calls; each block is argued")]
 mod sys;

@@ -11,9 +11,9 @@ use crate::commit::{self, CommitQueue};
 use crate::core::Core;
 use crate::error::CacheError;
 use crate::pack::{self, Needle};
-use crate::purge;
 use crate::reclaim;
 use crate::scrub;
+use crate::sweep;
 
 /// The running threads.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Threads {
                 reclaimer: spawn("sw-reclaim", core, |core| reclaim::run(&core))?,
                 checkpointer: spawn("sw-checkpoint", core, |core| checkpoint::run(&core))?,
                 scrubber: spawn("sw-scrub", core, |core| scrub::run(&core))?,
-                sweeper: spawn("sw-sweep", core, |core| purge::run(&core))?,
+                sweeper: spawn("sw-sweep", core, |core| sweep::run(&core))?,
             })
         };
         match start() {
