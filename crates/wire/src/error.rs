@@ -175,7 +175,6 @@ pub enum WireError {
 
 impl WireError {
     /// Makes a [`WireError::Io`] of what the system said in `step`; a stream that ends there is [`WireError::Closed`].
-    #[allow(dead_code, reason = "the readers use it")]
     pub(crate) fn io(step: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| match source.kind() {
             io::ErrorKind::UnexpectedEof => Self::Closed { step },

@@ -54,7 +54,6 @@ impl Gather {
     }
 
     /// Room for the next bytes, to be read into: at most `most` of them, none of them overwritten before.
-    #[allow(dead_code, reason = "the readers use it")]
     pub(crate) fn spare(&mut self, most: usize) -> Limit<&mut Vec<u8>> {
         let more = self.missing().min(most);
         self.grow(more);

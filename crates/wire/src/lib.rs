@@ -7,11 +7,14 @@ mod frame;
 mod gather;
 mod header;
 mod hello;
+pub mod io;
 mod kind;
 mod limits;
 mod message;
+mod metrics;
 mod payload;
 mod pending;
+pub mod raft;
 mod rpc;
 mod segments;
 mod stream;
@@ -29,12 +32,17 @@ pub use header::{
 pub use hello::{
     Agreed, HELLO_BYTES, Hello, MINOR, Notice, encode_close, encode_error, encode_hello,
 };
+pub use io::{
+    IoConfig, MessageReader, read_message, read_message_zero_copy, write_message,
+    write_message_zero_copy,
+};
 pub use kind::MessageType;
 pub use limits::{
     CHUNK_BYTES, DEFAULT_MAX_MESSAGE, LARGE_MESSAGE_THRESHOLD, Limits, MAX_HEADER_SIZE,
     MAX_MAX_MESSAGE,
 };
 pub use message::{Payload, SharedMessage, ZeroCopyMessage};
+pub use metrics::{DirectionSnapshot, LATENCY_BOUNDS_US, SIZE_BOUNDS, WireMetrics, WireSnapshot};
 pub use payload::{deserialize_payload, serialize_payload_zero_copy};
 pub use pending::{Pending, PendingReply};
 pub use rpc::{

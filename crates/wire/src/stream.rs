@@ -49,14 +49,55 @@ pub fn encode_message(
     Ok(None)
 }
 
+/// The headers of one long message's frames.
+#[derive(Debug)]
+pub(crate) struct Heads {
+    header: MessageHeader,
+    stream: u32,
+    seq: u32,
+}
+
+impl Heads {
+    pub(crate) fn new(header: MessageHeader, stream: u32) -> Result<Self, WireError> {
+        if header.msg_type.is_part() {
+            return Err(WireError::Stream { id: stream, reason: "would be chunked twice" });
+        }
+        Ok(Self { header, stream, seq: 0 })
+    }
+
+    fn begun(&self) -> bool {
+        self.seq > 0
+    }
+
+    pub(crate) fn begin(&mut self, total: usize) -> Result<MessageHeader, WireError> {
+        let role = StreamRole::Begin { msg_type: self.header.msg_type, total: payload_len(total)? };
+        let header = MessageHeader { msg_type: MessageType::StreamBegin, ..self.header };
+        Ok(self.part(header, role))
+    }
+
+    pub(crate) fn chunk(&mut self) -> MessageHeader {
+        let payload_crc = self.header.payload_crc;
+        let header = MessageHeader { payload_crc, ..MessageHeader::new(MessageType::StreamChunk) };
+        self.part(header, StreamRole::Chunk)
+    }
+
+    pub(crate) fn end(&mut self, aborted: bool) -> MessageHeader {
+        self.part(MessageHeader::new(MessageType::StreamEnd), StreamRole::End { aborted })
+    }
+
+    fn part(&mut self, mut header: MessageHeader, role: StreamRole) -> MessageHeader {
+        header.stream = Some(StreamPart { id: self.stream, seq: self.seq, role });
+        self.seq += 1;
+        header
+    }
+}
+
 /// Makes the frames of one long message, a chunk at a time, by reference.
 #[derive(Debug)]
 pub struct ChunkWriter {
-    header: MessageHeader,
+    heads: Heads,
     parts: VecDeque<Bytes>,
     left: usize,
-    stream: u32,
-    seq: u32,
     ended: bool,
 }
 
@@ -70,13 +111,11 @@ impl ChunkWriter {
         parts: impl IntoIterator<Item = Bytes>,
         stream: u32,
     ) -> Result<Self, WireError> {
-        if header.msg_type.is_part() {
-            return Err(WireError::Stream { id: stream, reason: "would be chunked twice" });
-        }
+        let heads = Heads::new(header, stream)?;
         let parts: VecDeque<Bytes> = parts.into_iter().filter(|part| !part.is_empty()).collect();
         let left = parts.iter().fold(0_usize, |sum, part| sum.saturating_add(part.len()));
         payload_len(left)?;
-        Ok(Self { header, parts, left, stream, seq: 0, ended: false })
+        Ok(Self { heads, parts, left, ended: false })
     }
 
     /// Payload bytes that are still to be written.
@@ -92,19 +131,12 @@ impl ChunkWriter {
         if self.ended {
             return Ok(false);
         }
-        if self.seq == 0 {
-            let total = payload_len(self.left)?;
-            let role = StreamRole::Begin { msg_type: self.header.msg_type, total };
-            let header = MessageHeader { msg_type: MessageType::StreamBegin, ..self.header };
-            self.put(out, header, role)?;
+        if !self.heads.begun() {
+            let header = self.heads.begin(self.left)?;
+            encode_frame(out, &header, Bytes::new())?;
         }
         if self.left > 0 {
-            let header = MessageHeader {
-                payload_crc: self.header.payload_crc,
-                ..MessageHeader::new(MessageType::StreamChunk)
-            };
-            let header = self.part(header, StreamRole::Chunk);
-            let frame = begin_frame(out, &header);
+            let frame = begin_frame(out, &self.heads.chunk());
             let mut room = CHUNK_BYTES;
             while room > 0
                 && let Some(part) = self.parts.front_mut()
@@ -130,28 +162,12 @@ impl ChunkWriter {
     /// # Errors
     /// None that its own frame could cause.
     pub fn abort(mut self, out: &mut Segments) -> Result<(), WireError> {
-        if self.seq == 0 || self.ended { Ok(()) } else { self.end(out, true) }
+        if self.heads.begun() && !self.ended { self.end(out, true) } else { Ok(()) }
     }
 
     fn end(&mut self, out: &mut Segments, aborted: bool) -> Result<(), WireError> {
         self.ended = true;
-        self.put(out, MessageHeader::new(MessageType::StreamEnd), StreamRole::End { aborted })
-    }
-
-    fn put(
-        &mut self,
-        out: &mut Segments,
-        header: MessageHeader,
-        role: StreamRole,
-    ) -> Result<(), WireError> {
-        let header = self.part(header, role);
-        encode_frame(out, &header, Bytes::new())
-    }
-
-    fn part(&mut self, mut header: MessageHeader, role: StreamRole) -> MessageHeader {
-        header.stream = Some(StreamPart { id: self.stream, seq: self.seq, role });
-        self.seq += 1;
-        header
+        encode_frame(out, &self.heads.end(aborted), Bytes::new())
     }
 }
 
@@ -272,6 +288,11 @@ impl Assembler {
         let before = open.gather.copied();
         open.gather.append(piece);
         Ok(open.gather.copied() - before)
+    }
+
+    /// The memory that a message's next bytes are read into.
+    pub(crate) fn gather(&mut self, id: u32) -> Result<&mut Gather, WireError> {
+        Ok(&mut self.find(id)?.gather)
     }
 
     /// Checks the chunk that began at `from`.

@@ -1,0 +1,52 @@
+//! Messages over anything that reads and writes bytes. The only files here that wait.
+//!
+//! Every step (a header, a stretch of payload, a write) has a time limit of its own. [`MessageReader::next`] may be
+//! cancelled: nothing that was read is lost. The free functions may not: what was read or written of a message is gone,
+//! and with it the place in the stream.
+mod read;
+mod reader;
+mod write;
+
+use std::future::Future;
+use std::time::Duration;
+
+pub use read::{read_message, read_message_with, read_message_zero_copy};
+pub use reader::MessageReader;
+pub use write::{write_message, write_message_zero_copy, write_payload, write_segments};
+
+use crate::error::WireError;
+use crate::limits::Limits;
+
+/// Limits of sizes and times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IoConfig {
+    /// How large things may be.
+    pub limits: Limits,
+    /// How long a step may take once a message has begun.
+    pub timeout: Duration,
+    /// How long the beginning of a message is waited for; `None`: for ever.
+    pub idle: Option<Duration>,
+}
+
+impl Default for IoConfig {
+    fn default() -> Self {
+        let timeout = Duration::from_secs(30);
+        Self { limits: Limits::default(), timeout, idle: Some(timeout) }
+    }
+}
+
+/// Does `act`, within a time if one is given.
+async fn within<T>(
+    wait: Option<Duration>,
+    step: &'static str,
+    act: impl Future<Output = std::io::Result<T>>,
+) -> Result<T, WireError> {
+    let outcome = match wait {
+        None => act.await,
+        Some(wait) => {
+            let timed = tokio::time::timeout(wait, act).await;
+            timed.map_err(|_| WireError::Timeout { step, waited: wait })?
+        }
+    };
+    outcome.map_err(WireError::io(step))
+}

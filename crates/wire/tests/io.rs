@@ -1,0 +1,224 @@
+//! Messages over streams: how many writes, which memory, what happens when the other side is slow or leaves.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on says so")]
+mod samples;
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use samples::noise;
+use straightway_wire::io::{read_message_with, write_payload, write_segments};
+use straightway_wire::{
+    CHUNK_BYTES, Frame, IoConfig, LARGE_MESSAGE_THRESHOLD, MessageHeader, MessageReader,
+    MessageType, Segments, WireError, ZeroCopyMessage, encode_frame, read_message,
+    read_message_zero_copy, write_message, write_message_zero_copy,
+};
+use tokio::io::{AsyncWrite, AsyncWriteExt, duplex};
+
+/// Remembers each write: from where, and how much.
+#[derive(Default)]
+struct Recorder {
+    vectored: bool,
+    calls: Vec<Vec<(*const u8, usize)>>,
+    bytes: Vec<u8>,
+}
+
+impl AsyncWrite for Recorder {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.calls.push(vec![(bytes.as_ptr(), bytes.len())]);
+        self.bytes.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        assert!(self.vectored, "asked for what it does not offer");
+        self.calls.push(slices.iter().map(|slice| (slice.as_ptr(), slice.len())).collect());
+        for slice in slices {
+            self.bytes.extend_from_slice(slice);
+        }
+        Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.vectored
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a_small_message_is_one_write_with_the_payload_where_it_is() {
+    let payload = noise(3000);
+    let message = ZeroCopyMessage::new_borrowed(MessageType::RaftMessage, Some([1; 16]), &payload);
+    let mut stream = Recorder { vectored: true, ..Recorder::default() };
+    write_message_zero_copy(&mut stream, &message).await.expect("written");
+    assert_eq!(stream.calls.len(), 1);
+    assert!(stream.calls[0].contains(&(payload.as_ptr(), 3000)));
+    assert_eq!(stream.bytes.len(), message.total_size as usize);
+
+    // Where slices cannot be written, what is short is copied together.
+    let mut stream = Recorder::default();
+    write_message(&mut stream, MessageType::Heartbeat, None, b"tick").await.expect("written");
+    assert_eq!(stream.calls.len(), 1);
+}
+
+#[tokio::test]
+async fn a_large_message_is_a_write_a_chunk_by_reference() {
+    let payload = noise(2 * CHUNK_BYTES + 5);
+    let message = ZeroCopyMessage::new_borrowed(MessageType::RaftMessage, None, &payload);
+    let mut stream = Recorder { vectored: true, ..Recorder::default() };
+    write_message_zero_copy(&mut stream, &message).await.expect("written");
+    assert_eq!(stream.calls.len(), 3);
+    for (call, chunk) in stream.calls.iter().zip(payload.chunks(CHUNK_BYTES)) {
+        assert!(call.contains(&(chunk.as_ptr(), chunk.len())));
+    }
+    let (header, back) = read_message_zero_copy(&mut &stream.bytes[..]).await.expect("sound");
+    assert_eq!(back, payload);
+    assert_eq!(header.msg_type, MessageType::RaftMessage);
+}
+
+#[tokio::test]
+async fn messages_of_all_sizes_cross_a_narrow_pipe() {
+    let sizes = [0, 1, 511, 65_535, 65_536, 65_537, 200_000, 1 << 20];
+    let (mut near, mut far) = duplex(1000);
+    let send = async {
+        for len in sizes {
+            let payload = noise(len);
+            let message =
+                ZeroCopyMessage::new_borrowed(MessageType::Request, Some([2; 16]), &payload);
+            write_message_zero_copy(&mut near, &message).await.expect("written");
+        }
+    };
+    let receive = async {
+        for len in sizes {
+            let (header, payload) = read_message(&mut far).await.expect("sound");
+            assert_eq!(payload, noise(len));
+            assert_eq!(header.request_id, Some([2; 16]));
+            assert_eq!(header.payload_len as usize, len);
+        }
+    };
+    tokio::join!(send, receive);
+}
+
+#[tokio::test]
+async fn a_reader_takes_message_after_message_and_ends_with_the_stream() {
+    let (mut near, far) = duplex(100_000);
+    let mut out = Segments::default();
+    let frames: Vec<_> = (0..200_usize)
+        .map(|index| Frame::new(MessageType::RaftMessage, None, noise(index * 7)))
+        .collect();
+    let send = async {
+        for frame in &frames {
+            encode_frame(&mut out, &frame.header, frame.payload.clone()).expect("small");
+        }
+        write_segments(&mut near, &mut out, Duration::from_secs(9)).await.expect("written");
+        let header = MessageHeader::new(MessageType::Request);
+        write_payload(&mut near, header, &noise(100_000), Duration::from_secs(9))
+            .await
+            .expect("written");
+        drop(near);
+    };
+    let mut reader = MessageReader::new(far, IoConfig::default());
+    let receive = async {
+        for frame in &frames {
+            let back = reader.next().await.expect("sound").expect("a message");
+            assert_eq!(back.payload, frame.payload);
+        }
+        let last = reader.next().await.expect("sound").expect("a message");
+        assert_eq!(last.payload, noise(100_000));
+        assert!(reader.next().await.expect("sound").is_none());
+    };
+    tokio::join!(send, receive);
+    assert!(reader.parser().stats().sliced >= 190, "{:?}", reader.parser().stats());
+}
+
+#[tokio::test]
+async fn reading_may_be_cancelled_at_any_byte() {
+    let (mut near, far) = duplex(64);
+    let mut reader = MessageReader::new(far, IoConfig::default());
+    let (bytes, _) = samples::encoded(&Frame::new(MessageType::Request, Some([3; 16]), noise(90)));
+    for (index, byte) in bytes.iter().enumerate() {
+        near.write_all(&[*byte]).await.expect("room");
+        // Polled once, then dropped.
+        let once = tokio::select! {
+            biased;
+            message = reader.next() => Some(message),
+            () = std::future::ready(()) => None,
+        };
+        assert_eq!(once.is_some(), index + 1 == bytes.len(), "{index}");
+        if let Some(message) = once {
+            assert_eq!(message.expect("sound").expect("a message").payload, noise(90));
+        }
+    }
+}
+
+/// The clock stands still unless nothing else can go on.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_waited_for_longer_than_allowed() {
+    let (near, mut far) = duplex(64);
+    let started = tokio::time::Instant::now();
+    let error = read_message_zero_copy(&mut far).await.expect_err("nothing came");
+    assert!(matches!(error, WireError::Timeout { step: "reading a header", .. }), "{error}");
+    assert_eq!(started.elapsed().as_secs(), 30);
+
+    let (mut near, mut far) = (near, far);
+    let (bytes, _) = samples::encoded(&Frame::new(MessageType::Request, None, noise(90)));
+    near.write_all(&bytes[..40]).await.expect("room");
+    let config = IoConfig { timeout: Duration::from_secs(2), idle: None, ..IoConfig::default() };
+    let error = read_message_with(&mut far, &config).await.expect_err("half came");
+    assert!(matches!(error, WireError::Timeout { step: "reading a payload", .. }), "{error}");
+
+    let message = ZeroCopyMessage::new_borrowed(MessageType::Request, None, &[0; 1000]);
+    let error = write_message_zero_copy(&mut near, &message).await.expect_err("nobody reads");
+    assert!(matches!(error, WireError::Timeout { step: "writing a message", .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_half_way_is_an_error() {
+    let (bytes, _) = samples::encoded(&Frame::new(MessageType::Request, None, noise(90)));
+    for cut in 0..bytes.len() {
+        let error = read_message_zero_copy(&mut &bytes[..cut]).await.expect_err("cut off");
+        assert!(matches!(error, WireError::Closed { .. }), "{cut}: {error}");
+        let mut reader = MessageReader::new(&bytes[..cut], IoConfig::default());
+        match reader.next().await {
+            Ok(None) => assert_eq!(cut, 0),
+            Ok(Some(message)) => panic!("{message:?}"),
+            Err(error) => assert!(matches!(error, WireError::Closed { .. }), "{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn other_messages_between_chunks_are_for_the_reader_of_many() {
+    let mut wire = Vec::new();
+    let payload = noise(LARGE_MESSAGE_THRESHOLD + 1);
+    let message = ZeroCopyMessage::new_borrowed(MessageType::Request, None, &payload);
+    write_message_zero_copy(&mut wire, &message).await.expect("written");
+    let (between, _) = samples::encoded(&Frame::new(MessageType::Heartbeat, None, Bytes::new()));
+    // Behind the first chunk: what is left is a chunk of one byte, and the end.
+    let tail = wire.split_off(wire.len() - (26 + 1) - 29);
+    wire.extend_from_slice(&between);
+    wire.extend_from_slice(&tail);
+    let error = read_message_zero_copy(&mut &wire[..]).await.expect_err("not alone");
+    assert!(matches!(error, WireError::Stream { id: 0, .. }), "{error}");
+    let mut reader = MessageReader::new(&wire[..], IoConfig::default());
+    let first = reader.next().await.expect("sound").expect("a message");
+    assert_eq!(first.header.msg_type, MessageType::Heartbeat);
+    assert_eq!(reader.next().await.expect("sound").expect("a message").payload, payload);
+}
