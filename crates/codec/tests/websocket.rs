@@ -287,6 +287,26 @@ proptest! {
         prop_assert_eq!(read(Role::Server, deflated, pieces), whole);
     }
 
+    /// Sound frames in any order, and one bit that is not: what comes out does not depend on where it was cut.
+    #[test]
+    fn frames_in_any_pieces_give_the_same(frames in proptest::collection::vec((prop::sample::select(vec![0x00, 0x01, 0x02, 0x80, TEXT, BINARY, CLOSE, PING, PONG, 0xc1, 0x42]), "[a-zµ]{0,130}"), 1..8), flip: Option<prop::sample::Index>, cuts in proptest::collection::vec(1..200usize, 0..20), deflated: bool) {
+        let mut bytes: Vec<u8> = frames.iter().flat_map(|(first, payload)| frame(*first, payload.as_bytes())).collect();
+        if let Some(flip) = flip {
+            let bit = flip.index(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        let whole = read(Role::Server, deflated, [bytes.clone()]);
+        prop_assert_eq!(read(Role::Server, deflated, bytes.iter().map(|byte| vec![*byte])), whole.clone());
+        let (mut pieces, mut rest) = (Vec::new(), &bytes[..]);
+        for cut in cuts {
+            let (front, back) = rest.split_at(cut.min(rest.len()));
+            pieces.push(front.to_vec());
+            rest = back;
+        }
+        pieces.push(rest.to_vec());
+        prop_assert_eq!(read(Role::Server, deflated, pieces), whole);
+    }
+
     #[test]
     fn messages_survive_any_fragmentation(message in "\\PC{0,300}", cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..10)) {
         let bytes = message.as_bytes();

@@ -2,7 +2,9 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on says so")]
 mod process;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader};
+#[cfg(feature = "otel")]
+use std::io::{Read, Write};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use process::Node;

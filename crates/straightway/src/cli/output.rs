@@ -8,6 +8,18 @@ use serde::Serialize;
 
 use crate::client::Progress;
 
+/// Text that somebody else chose, such as a key, as a terminal can be trusted with: control characters are spelled out.
+pub(super) fn harmless(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut safe, char| {
+        if char.is_control() {
+            safe.extend(char.escape_default());
+        } else {
+            safe.push(char);
+        }
+        safe
+    })
+}
+
 /// Prints an error and its causes: one a line for people, a list for programs.
 pub(super) fn print_error(error: &(dyn Error + 'static), json: bool) {
     let mut chain = vec![error.to_string()];
@@ -21,6 +33,7 @@ pub(super) fn print_error(error: &(dyn Error + 'static), json: bool) {
         return;
     }
     for (depth, line) in chain.iter().enumerate() {
+        let line = harmless(line);
         eprintln!("{}{line}", if depth == 0 { "error: " } else { "  because: " });
     }
 }
@@ -39,6 +52,8 @@ pub(super) fn print_line(line: &str) -> io::Result<()> {
 
 /// Prints rows under headings, in columns as wide as they need to be.
 pub(super) fn print_table(headings: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| harmless(cell)).collect()).collect();
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
         cells.chain([headings[column].len()]).max().unwrap_or(0)

@@ -7,6 +7,7 @@ use serde_json::Value;
 use straightway_codec::Encoding;
 use straightway_codec::event::{Kind, OnLag, Subscribe};
 
+use crate::cli::output::harmless;
 use crate::cli::{Failure, Global, client};
 use crate::client::FeedClient;
 use crate::config::options::ConfigError;
@@ -100,12 +101,12 @@ fn line(event: &Value, color: bool) -> String {
         (_, "gap") => ("\x1b[33m", "\x1b[0m"),
         _ => ("\x1b[2m", "\x1b[0m"),
     };
-    let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
+    let text = |name: &str| harmless(event[name].as_str().unwrap_or_default());
     let said = match kind {
         "stored" => {
             let size = human_bytes(event["len"].as_u64().unwrap_or(0));
             let tags = event["tags"].as_array().into_iter().flatten().filter_map(Value::as_str);
-            let tags = tags.fold(String::new(), |line, tag| line + " #" + tag);
+            let tags = tags.fold(String::new(), |line, tag| line + " #" + &harmless(tag));
             format!("{}  {size} {}{tags}", text("key"), text("content_type"))
         }
         "purged" => match &*text("scope") {
@@ -155,5 +156,12 @@ mod tests {
         let gap = json!({ "kind": "gap", "from": 3, "to": 9, "reason": "lagging", "timestamp": 0 });
         assert_eq!(line(&gap, false), "00:00:00.000 gap      3 to 9 are missing (lagging)");
         assert!(line(&stored, true).contains("\x1b[32mstored"));
+        let hostile =
+            json!({ "kind": "stored", "key": "a\x1b[2J\u{9b}b", "timestamp": 0, "tags": ["\r"] });
+        let shown = line(&hostile, false);
+        assert!(
+            shown.contains("a\\u{1b}[2J\\u{9b}b") && !shown.chars().any(char::is_control),
+            "{shown}"
+        );
     }
 }

@@ -229,8 +229,15 @@ impl Client {
             Some("https") => Some(Arc::new(trust(ca_file).map_err(&refuse)?)),
             _ => return Err(refuse("it must begin with http:// or https://".to_owned())),
         };
-        if base.authority().is_none() {
+        let Some(authority) = base.authority() else {
             return Err(refuse("it has no host".to_owned()));
+        };
+        // Neither would reach the node as it was meant.
+        if authority.as_str().contains('@') {
+            return Err(refuse("it names a user; give the token with --token-file".to_owned()));
+        }
+        if base.path() != "/" || base.query().is_some() {
+            return Err(refuse("it has a path; leave that out".to_owned()));
         }
         Ok(Self { base, token, tls })
     }
@@ -381,4 +388,27 @@ fn trust(ca_file: Option<&std::path::Path>) -> Result<rustls::ClientConfig, Stri
         .map_err(|error| error.to_string())?
         .with_root_certificates(roots)
         .with_no_client_auth())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_those_of_nodes() {
+        for good in ["http://127.0.0.1:8080", "http://[::1]:8080/", "http://node"] {
+            assert!(Client::new(good, None, None).is_ok(), "{good}");
+        }
+        for bad in [
+            "127.0.0.1:8080",
+            "ftp://node",
+            "http://user:secret@node",
+            "http://node/cache",
+            "http://node?x=1",
+            "https://node",
+        ] {
+            let refused = Client::new(bad, None, None);
+            assert!(matches!(refused, Err(ClientError::Url { .. })), "{bad}");
+        }
+    }
 }
