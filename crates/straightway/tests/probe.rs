@@ -16,6 +16,15 @@ use straightway::packet::MacAddr;
 use straightway::packet::overlay::{Control, Heartbeat, Message, PacketType};
 use straightway::probe::{Options, Tally, listen, probe};
 
+/// Set when it ends, or a failure would wait for ever for the threads that look at it.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A listener on its own thread, while `act` runs.
 fn with_listener<R>(address: &str, act: impl FnOnce(SocketAddr) -> R) -> R {
     let stop = AtomicBool::new(false);
@@ -23,8 +32,9 @@ fn with_listener<R>(address: &str, act: impl FnOnce(SocketAddr) -> R) -> R {
     thread::scope(|scope| {
         let listener =
             scope.spawn(|| listen(address.parse().unwrap(), &stop, |at| ready.send(at).unwrap()));
+        let ends = Ends(&stop);
         let result = act(is_ready.recv().expect("it listens"));
-        stop.store(true, Ordering::Relaxed);
+        drop(ends);
         listener.join().unwrap().expect("it listened");
         result
     })
@@ -127,13 +137,55 @@ fn losses_and_late_answers_are_counted() {
                 sizes: vec![1200],
                 ..quick()
             };
+            let _ends = Ends(&done);
             let report = probe(at, &options, |_| {});
-            done.store(true, Ordering::Relaxed);
             let tally = report.expect("measured").sizes.remove(0).tally;
             assert_eq!(tally.sent_count(), 50);
             assert!((5..=15).contains(&tally.lost()), "{} lost", tally.lost());
             assert!(tally.reordered() >= 2, "{} late", tally.reordered());
         });
+    });
+}
+
+#[test]
+fn answers_to_nothing_that_was_asked_are_not_counted() {
+    with_listener("127.0.0.1:0", |listener| {
+        let front = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let back = UdpSocket::bind("127.0.0.1:0").unwrap();
+        back.connect(listener).unwrap();
+        front.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
+        let (at, done) = (front.local_addr().unwrap(), AtomicBool::new(false));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut buffer, mut honest) = (vec![0; 65_536], true);
+                while !done.load(Ordering::Relaxed) {
+                    let Ok((len, from)) = front.recv_from(&mut buffer) else { continue };
+                    if len == 1200 && !honest {
+                        // The number in it: one that is far ahead.
+                        buffer[33] ^= 0x10;
+                    }
+                    honest &= len != 1200;
+                    back.send(&buffer[..len]).unwrap();
+                    let len = back.recv(&mut buffer).unwrap();
+                    front.send_to(&buffer[..len], from).unwrap();
+                }
+            });
+            // One in the series, which is answered honestly, then a flood.
+            let _ends = Ends(&done);
+            let report = probe(at, &Options { sizes: vec![1200], count: 1, ..quick() }, |_| {});
+            let size = report.expect("measured").sizes.remove(0);
+            assert_eq!((size.tally.lost(), size.pps), (0, 0.0));
+        });
+    });
+}
+
+#[test]
+fn an_ipv4_address_written_as_one_of_ipv6_is_measured_as_what_it_is() {
+    with_listener("127.0.0.1:0", |at| {
+        let target = format!("[::ffff:127.0.0.1]:{}", at.port()).parse().unwrap();
+        let options = Options { sizes: vec![64], count: 1, flood: Duration::ZERO, ..quick() };
+        let report = probe(target, &options, |_| {}).expect("measured");
+        assert_eq!(report.path_mtu, Some(65_535), "the longest packet of IPv4");
     });
 }
 
@@ -152,10 +204,10 @@ fn the_path_mtu_is_found() {
             })
             .unwrap();
         });
+        let _ends = Ends(&stop);
         let at = is_ready.recv().unwrap();
         let report = pair
             .within(0, || probe(at, &Options { sizes: vec![64, 1472, 8000], ..quick() }, |_| {}));
-        stop.store(true, Ordering::Relaxed);
         let report = report.expect("measured");
         assert_eq!(report.path_mtu, Some(1380));
         assert_eq!(

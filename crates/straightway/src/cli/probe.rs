@@ -48,11 +48,8 @@ impl Probe {
             return Self::answer(address, global);
         }
         let target = self.target.as_deref().unwrap_or_default();
-        let resolved = target.to_socket_addrs().and_then(|mut found| {
-            found.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such address"))
-        });
-        let address =
-            resolved.map_err(|source| ProbeError::Resolve { target: target.to_owned(), source })?;
+        let unknown = |source| ProbeError::Resolve { target: target.to_owned(), source };
+        let addresses = target.to_socket_addrs().map_err(unknown)?;
         let options = Options {
             sizes: self.sizes.clone(),
             count: self.count,
@@ -60,9 +57,18 @@ impl Probe {
             ..Options::default()
         };
         let line = live_line(global.quiet);
-        let report = probe(address, &options, |what| line.set_message(what.to_owned()));
+        let nowhere = io::Error::new(io::ErrorKind::NotFound, "no such address");
+        let mut outcome = Err(unknown(nowhere));
+        for address in addresses {
+            let report = probe(address, &options, |what| line.set_message(what.to_owned()));
+            outcome = report.map(|report| (address, report));
+            // A name may lead to several addresses, and the listener be at one of them only.
+            if !matches!(outcome, Err(ProbeError::Silent { .. })) {
+                break;
+            }
+        }
         line.finish_and_clear();
-        let report = report?;
+        let (address, report) = outcome?;
         if global.json {
             print_json(&as_json(&report))?;
         } else {
@@ -73,11 +79,14 @@ impl Probe {
 
     fn answer(address: SocketAddr, global: &Global) -> Result<(), Failure> {
         let ready = |address| {
-            if global.json {
-                println!("{}", json!({ "listening": address }));
-            } else if !global.quiet {
-                println!("answering probes at {address}; stop with Ctrl-C");
-            }
+            // Whether anybody reads it or not, probes are answered.
+            let _read = if global.json {
+                print_json(&json!({ "listening": address }))
+            } else if global.quiet {
+                Ok(())
+            } else {
+                print_line(&format!("answering probes at {address}; stop with Ctrl-C"))
+            };
         };
         Ok(listen(address, &AtomicBool::new(false), ready)?)
     }

@@ -60,6 +60,8 @@ fn answer(socket: Arc<UdpSocket>, stop: &AtomicBool) -> Result<(), ProbeError> {
             }
         }
         sender.try_flush()?;
+        // Each would keep the buffer of all answers that it was made with.
+        drop(sender.take_refused());
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! The side that asks.
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -90,6 +90,11 @@ pub fn probe(
     options: &Options,
     mut told: impl FnMut(&str),
 ) -> Result<Report, ProbeError> {
+    // An IPv4 address in IPv6's clothes has IPv4's headers and rules on its way.
+    let target = match target.ip().to_canonical() {
+        v4 @ IpAddr::V4(_) => SocketAddr::new(v4, target.port()),
+        IpAddr::V6(_) => target,
+    };
     let mut prober = Prober::new(target)?;
     told("looking for the listener");
     prober.greet(options.timeout)?;
@@ -139,8 +144,8 @@ impl Prober {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Queues a probe; `false`: there is no room.
-    fn queue(&mut self, size: usize) -> Result<bool, ProbeError> {
+    /// Queues a probe. One that finds no room has its number all the same, and counts as lost: the socket takes none.
+    fn queue(&mut self, size: usize) -> Result<(), ProbeError> {
         let duration_ms = self.started.elapsed().as_millis();
         let heartbeat = Heartbeat { duration_ms, id: self.next_id, hops: 0, source: self.session };
         let packet = PacketType::Control(Control::Heartbeat(heartbeat));
@@ -149,9 +154,9 @@ impl Prober {
             .write_to(buffer.as_mut_capacity())?;
         // What follows the message is padding; a pooled buffer may hold anything there.
         buffer.set_len(size)?;
-        let queued = self.sender.push(self.target, buffer.share()).is_ok();
-        self.next_id = self.next_id.wrapping_add(u32::from(queued));
-        Ok(queued)
+        drop(self.sender.push(self.target, buffer.share()));
+        self.next_id = self.next_id.wrapping_add(1);
+        Ok(())
     }
 
     /// Waits for answers, for so long at the most; hands over the number of each.
@@ -245,11 +250,9 @@ impl Prober {
             }
             let now = self.started.elapsed();
             if !all_sent && pacer.take(now, 1) == 1 {
-                let at = self.now_ns();
-                if self.queue(size)? {
-                    tally.sent(at);
-                    last_sent = Instant::now();
-                }
+                tally.sent(self.now_ns());
+                last_sent = Instant::now();
+                self.queue(size)?;
                 self.sender.try_flush()?;
                 // One that is refused counts as lost: it does not arrive.
                 drop(self.sender.take_refused());
@@ -265,33 +268,26 @@ impl Prober {
     /// Answers a second, with a window of probes always out.
     fn flood(&mut self, size: usize, time: Duration) -> Result<f64, ProbeError> {
         let started = Instant::now();
-        let first = self.next_id;
-        let (mut out, mut received) = (0u64, 0u64);
-        let mut last_answer = Instant::now();
+        // Knows an answer from a second one, and from one to nothing that was asked.
+        let mut tally = Tally::starting_at(self.next_id);
+        let (mut given_up, mut last_answer) = (0, Instant::now());
         while started.elapsed() < time {
-            while out < WINDOW && self.queue(size)? {
-                out += 1;
+            while tally.lost().saturating_sub(given_up) < WINDOW {
+                tally.sent(self.now_ns());
+                self.queue(size)?;
             }
             self.sender.try_flush()?;
             drop(self.sender.take_refused());
-            let mut answered = 0;
-            self.answers(Duration::from_millis(5), |id, _| {
-                // Late answers of the series before do not count.
-                answered += u64::from(id.wrapping_sub(first) < u32::MAX / 2);
+            let before = tally.received();
+            self.answers(Duration::from_millis(5), |id, at| {
+                tally.answered(id, at);
             })?;
-            if answered > 0 {
+            if tally.received() > before {
                 last_answer = Instant::now();
-            }
-            received += answered;
-            out = out.saturating_sub(answered);
-            if last_answer.elapsed() > STALLED {
-                out = 0;
-                last_answer = Instant::now();
+            } else if last_answer.elapsed() > STALLED {
+                (given_up, last_answer) = (tally.lost(), Instant::now());
             }
         }
-        let pps = received as f64 / started.elapsed().as_secs_f64();
-        // What is still on its way belongs to nobody.
-        self.answers(Duration::from_millis(20), |_, _| {})?;
-        Ok(pps)
+        Ok(tally.received() as f64 / started.elapsed().as_secs_f64())
     }
 }
