@@ -165,6 +165,14 @@ pub enum WireError {
         /// Why.
         reason: &'static str,
     },
+    /// The peer could not use a request.
+    #[error("the peer refused a request: {text} (code {code})")]
+    Peer {
+        /// For programs.
+        code: u16,
+        /// For people.
+        text: String,
+    },
     /// Bytes after an error are not looked at: where the next frame begins is not known any more.
     #[error("the stream failed before ({first}); close it and connect again")]
     Failed {
