@@ -42,6 +42,12 @@ pub enum ClusterError {
         /// The failure.
         first: String,
     },
+    /// Another process holds a folder.
+    #[error("{} is in use by another process; stop that node first, or give this one a data folder of its own", path.display())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The catalogue's database failed.
     #[error("the catalogue cannot be {act}: {reason}")]
     Catalogue {
