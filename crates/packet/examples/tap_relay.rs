@@ -68,7 +68,12 @@ pub fn relay(
     let (to_peer, from_peer) = (socket.clone(), socket);
     let started = Instant::now();
     std::thread::scope(|scope| {
-        let out = scope.spawn(|| outwards(tap, to_peer, peer, &pool, stop, counts, started));
+        let out = scope.spawn(|| {
+            let out = outwards(tap, to_peer, peer, &pool, stop, counts, started);
+            // Whichever side ends, the other is to end too: half a cable is none.
+            stop.store(true, Ordering::Relaxed);
+            out
+        });
         let back = inwards(tap, from_peer, peer, &pool, stop, counts, started);
         stop.store(true, Ordering::Relaxed);
         let out = out.join().unwrap_or(Ok(()));

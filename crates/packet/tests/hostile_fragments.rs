@@ -173,6 +173,25 @@ fn many_small_ones_do_not_push_out_the_few() {
 }
 
 #[test]
+fn each_version_waits_as_long_as_it_may_whatever_else_waits() {
+    let (v4, v6) = (packet(false, 1, 9, &[1; 2000]), packet(true, 1, 9, &[1; 2000]));
+    let (v4, v6) = (fragments(&v4, 1500, 0), fragments(&v6, 1500, 9));
+    let mut reassembler = Reassembler::default();
+    let mut now = START;
+    // The second datagram of IPv4 is due before the first of IPv6, which was there before it.
+    for (pause, expired, left) in [(0, 0, 2), (30, 0, 2), (1, 1, 2), (29, 1, 2), (1, 2, 2)] {
+        now += Duration::from_secs(pause);
+        for piece in [&v6[0], &v4[0]] {
+            let outcome = add(&mut reassembler, piece, now).unwrap();
+            assert!(matches!(outcome, Outcome::Waiting | Outcome::Duplicate), "{outcome:?}");
+        }
+        assert_eq!((reassembler.stats().expired, reassembler.len()), (expired, left), "{now:?}");
+    }
+    reassembler.expire(now + Duration::from_mins(2));
+    assert_eq!((reassembler.stats().expired, reassembler.bytes_held()), (4, 0));
+}
+
+#[test]
 fn a_datagram_that_grows_does_not_push_out_others() {
     let limits = Limits { bytes: 20_000, ..Limits::default() };
     let mut reassembler = Reassembler::new(limits);

@@ -47,6 +47,12 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    fn age(&self, from: IpAddr) -> Duration {
+        if from.is_ipv4() { self.age_v4 } else { self.age_v6 }
+    }
+}
+
 /// What became of a packet that was handed in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -107,6 +113,8 @@ pub struct ReassemblyStats {
 pub struct Reassembler {
     limits: Limits,
     waiting: HashMap<Key, Datagram>,
+    /// Until then none has waited too long.
+    due: Option<Duration>,
     bytes: usize,
     stats: ReassemblyStats,
 }
@@ -243,17 +251,25 @@ impl Reassembler {
 
     /// Drops what has waited too long. Happens by itself with every fragment that comes.
     pub fn expire(&mut self, now: Duration) {
-        let Limits { age_v4, age_v6, .. } = self.limits;
-        let (bytes, stats) = (&mut self.bytes, &mut self.stats);
+        // Not with every fragment a look at all that waits.
+        if self.due.is_none_or(|due| now <= due) {
+            return;
+        }
+        let (bytes, stats, limits) = (&mut self.bytes, &mut self.stats, self.limits);
+        let mut next: Option<Duration> = None;
         self.waiting.retain(|key, datagram| {
-            let age = if key.from.is_ipv4() { age_v4 } else { age_v6 };
-            let keep = now.saturating_sub(datagram.since) <= age;
-            if let (false, State::Gathering(pieces)) = (keep, &datagram.state) {
+            let due = datagram.since.saturating_add(limits.age(key.from));
+            if now <= due {
+                next = Some(next.map_or(due, |next| next.min(due)));
+                return true;
+            }
+            if let State::Gathering(pieces) = &datagram.state {
                 *bytes -= pieces.bytes();
                 stats.expired += 1;
             }
-            keep
+            false
         });
+        self.due = next;
     }
 
     /// Counts what breaks a rule.
@@ -266,6 +282,8 @@ impl Reassembler {
         self.expire(now);
         if !self.waiting.contains_key(&key) {
             self.make_room(key.from);
+            let due = now.saturating_add(self.limits.age(key.from));
+            self.due = Some(self.due.map_or(due, |next| next.min(due)));
         }
         let datagram = self
             .waiting

@@ -29,7 +29,8 @@ pub(super) fn check_extent(
 }
 
 /// Bytes of the header chain of an IPv6 packet behind the headers that every fragment repeats: extension headers, and
-/// the upper layer's header if it is one of those that are known here.
+/// the upper layer's header if it is one of those that are known here. What is behind headers that are not followed (see
+/// [`ExtensionHeaders`]) is not asked for.
 ///
 /// The first fragment has to hold all of it (RFC 7112, RFC 8200 §4.5), or filters that see only fragments could not
 /// tell what they let through.

@@ -140,7 +140,8 @@ pub enum ExtensionHeader<'a> {
     DestinationOptions(&'a [u8]),
 }
 
-/// The extension headers of a packet. Ends at the first header that is none, or that cannot be read, with its error.
+/// The extension headers of a packet. Ends at the first header that is none of the four, or that cannot be read, with
+/// its error: what is behind an authentication header or encrypted is not looked at.
 #[derive(Debug, Clone)]
 pub struct ExtensionHeaders<'a> {
     next: u8,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes scapy.pcap: packets by another hand, which the tests parse and build again byte by byte.
 
-    pip install scapy && python3 make.py
+    pip install scapy && python3 make.py && editcap -F pcapng scapy.pcap scapy.pcapng
 """
 from pathlib import Path
 
