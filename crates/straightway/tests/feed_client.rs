@@ -122,7 +122,11 @@ async fn a_reader_of_json_learns_that_the_node_was_restarted() {
         let node = TestNode::start().await;
         let mut feed = client(node.admin(), stored()).with_encoding(Encoding::Json);
         if heard_before == 0 {
-            tokio::select! { _ = feed.next() => {}, () = subscribed(&node, 1) => {} }
+            // It is there, and knows where it stands; the node knows of it earlier.
+            while feed.place().0.is_none() {
+                let step = tokio::time::timeout(Duration::from_millis(200), feed.next()).await;
+                assert!(step.is_err(), "nothing was said");
+            }
         } else {
             let putting = async {
                 subscribed(&node, 1).await;
