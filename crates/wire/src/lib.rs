@@ -52,6 +52,7 @@ pub use message::{Payload, SharedMessage, ZeroCopyMessage};
 pub use metrics::{DirectionSnapshot, LATENCY_BOUNDS_US, SIZE_BOUNDS, WireMetrics, WireSnapshot};
 pub use payload::{deserialize_payload, serialize_payload_zero_copy};
 pub use pending::{Pending, PendingReply};
+pub use raft::utils as raft_utils;
 pub use ring::Ring;
 pub use rpc::{
     RequestIds, RpcReply, RpcRequest, RpcRequestView, RpcResponse, RpcResponseView, encode_request,

@@ -7,6 +7,7 @@ mod decode;
 mod encode;
 mod facts;
 mod proto;
+pub mod utils;
 mod validate;
 
 use bytes::Bytes;
