@@ -13,7 +13,7 @@ use raft::prelude::*;
 use raft::storage::MemStorage;
 use straightway_wire::raft::Severity;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Act {
     /// Everybody's clock; the numbers say who ticks, by their lowest bits.
     Tick(u8),
@@ -79,6 +79,7 @@ impl Cluster {
 
     fn deliver(&mut self, message: Message) {
         let peer = message.from;
+        self.report(&message, SnapshotStatus::Finish);
         let Some(node) = self.nodes.get_mut(&message.to) else { return };
         self.delivered += 1;
         if let Err(refusal) = node.receive(peer, message) {
@@ -86,6 +87,15 @@ impl Cluster {
             self.stale += 1;
         }
         self.gather();
+    }
+
+    /// Who sends a snapshot is told what became of it, or it would wait for ever if the answer is lost.
+    fn report(&mut self, message: &Message, status: SnapshotStatus) {
+        if message.msg_type == MessageType::MsgSnapshot
+            && let Some(node) = self.nodes.get_mut(&message.from)
+        {
+            node.raw.report_snapshot(message.to, status);
+        }
     }
 
     fn leader(&mut self) -> Option<&mut Node> {
@@ -108,7 +118,10 @@ impl Cluster {
                 let message = self.under_way.swap_remove(at.index(len));
                 self.deliver(message);
             }
-            Act::Lose(at) => drop(self.under_way.swap_remove(at.index(len))),
+            Act::Lose(at) => {
+                let message = self.under_way.swap_remove(at.index(len));
+                self.report(&message, SnapshotStatus::Failure);
+            }
             Act::Double(at) => self.deliver(self.under_way[at.index(len)].clone()),
             Act::DeliverAll => self.deliver_all(),
             Act::Persist(id) => self.node(id).settle(),
