@@ -7,6 +7,7 @@
 pub mod catalogue;
 pub mod error;
 pub mod ids;
+pub mod lease;
 pub mod store;
 
 pub use error::ClusterError;

@@ -1,0 +1,3 @@
+//! Holder and table together.
+mod schedule;
+mod table;
