@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod error;
 pub mod ids;
 pub mod lease;
+pub mod net;
 pub mod store;
 
 pub use error::ClusterError;

@@ -1,0 +1,414 @@
+//! What others dial: handshakes within bounds, a hello first, then messages, as fast as the node takes them.
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use iroh::endpoint::{
+    Accepting, ConnectingError, Connection, ConnectionError, Incoming, IncomingAddr, ReadError,
+    RecvStream, TransportErrorCode, VarInt,
+};
+use straightway_wire::raft::{Lane, deserialize_raft_message_fast, lane_of};
+use straightway_wire::{Frame, Hello, Limits, MessageParser, MessageType, Notice, WireError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::LocalNode;
+use super::close::CloseCode;
+use super::endpoint::{BULK_WINDOW, JOIN_ALPN, lane_of_alpn, node_key};
+use super::gate::Gate;
+use super::join;
+use super::members::MemberAddress;
+use super::peer::Peer;
+use super::refusals::Refusal;
+use super::rpc;
+use super::shared::{Held, Inbound, Shared};
+
+/// Pieces that are read at once.
+const PIECES: usize = 64;
+/// TLS's word for "none of these protocols".
+const NO_APPLICATION_PROTOCOL: u8 = 120;
+
+/// Takes in what others dial, until the endpoint is closed.
+pub(crate) async fn accept(shared: Arc<Shared>) {
+    let limits = &shared.limits;
+    let mut gate = Gate::new(limits.connections, limits.connections_each);
+    let half_open = Arc::new(Semaphore::new(limits.half_open));
+    while let Some(incoming) = shared.endpoint.accept().await {
+        let IncomingAddr::Ip(address) = incoming.remote_addr() else {
+            incoming.ignore();
+            continue;
+        };
+        if !gate.admit(address.ip(), Instant::now()) {
+            shared.refusals.count(Refusal::RateLimited, format_args!("connections from {address}"));
+            incoming.ignore();
+            continue;
+        }
+        // Under load, an address has to be shown to be the sender's before anything is computed for it.
+        if half_open.available_permits() < limits.half_open / 2 && !incoming.remote_addr_validated()
+        {
+            // It fails for those who have shown it only.
+            drop(incoming.retry());
+            continue;
+        }
+        let Ok(permit) = Arc::clone(&half_open).try_acquire_owned() else {
+            shared.refusals.count(Refusal::HalfOpen, format_args!("a handshake with {address}"));
+            incoming.refuse();
+            continue;
+        };
+        shared.spawn(take_in(Arc::clone(&shared), incoming, address, permit));
+    }
+}
+
+/// Shakes hands, and serves the connection.
+async fn take_in(
+    shared: Arc<Shared>,
+    incoming: Incoming,
+    address: SocketAddr,
+    half_open: OwnedSemaphorePermit,
+) {
+    let shaken = tokio::time::timeout(shared.limits.hello, shake(&shared, incoming, address)).await;
+    let connection = match shaken {
+        Ok(Some(connection)) => connection,
+        Ok(None) => return,
+        Err(_) => {
+            shared.refusals.count(Refusal::Handshake, format_args!("{address} was too slow"));
+            return;
+        }
+    };
+    match lane_of_alpn(connection.alpn()) {
+        Some(lane) => serve(shared, lane, connection, half_open).await,
+        None => join::serve(shared, connection, address, half_open).await,
+    }
+}
+
+async fn shake(shared: &Shared, incoming: Incoming, address: SocketAddr) -> Option<Connection> {
+    let refuse = |why, error: &dyn std::fmt::Display| {
+        shared.refusals.count(why, format_args!("{address}: {error}"));
+    };
+    let mut accepting: Accepting = match incoming.accept() {
+        Ok(accepting) => accepting,
+        Err(error) => {
+            refuse(
+                if is_wrong_alpn(&error) { Refusal::WrongAlpn } else { Refusal::Handshake },
+                &error,
+            );
+            return None;
+        }
+    };
+    let joins = match accepting.alpn().await {
+        Ok(alpn) => alpn == JOIN_ALPN,
+        Err(iroh::endpoint::AlpnError::ConnectionError { source, .. }) => {
+            let wrong = is_wrong_alpn(&source);
+            refuse(if wrong { Refusal::WrongAlpn } else { Refusal::Handshake }, &source);
+            return None;
+        }
+        Err(error) => {
+            refuse(Refusal::Handshake, &error);
+            return None;
+        }
+    };
+    if joins && !shared.joins.lock().admit(address.ip(), Instant::now()) {
+        refuse(Refusal::RateLimited, &"attempts to join");
+        return None;
+    }
+    match accepting.await {
+        Ok(connection) => Some(connection),
+        // The hook has counted it.
+        Err(ConnectingError::LocallyRejected { .. }) => None,
+        Err(ConnectingError::ConnectionError { source, .. }) => {
+            let wrong = is_wrong_alpn(&source);
+            refuse(if wrong { Refusal::WrongAlpn } else { Refusal::Handshake }, &source);
+            None
+        }
+        Err(error) => {
+            refuse(Refusal::Handshake, &error);
+            None
+        }
+    }
+}
+
+fn is_wrong_alpn(error: &ConnectionError) -> bool {
+    match error {
+        ConnectionError::TransportError(error) => {
+            error.code == TransportErrorCode::crypto(NO_APPLICATION_PROTOCOL)
+        }
+        ConnectionError::ConnectionClosed(close) => {
+            close.error_code == TransportErrorCode::crypto(NO_APPLICATION_PROTOCOL)
+        }
+        _ => false,
+    }
+}
+
+/// Why a connection is closed from here.
+#[derive(Debug)]
+struct Refused {
+    why: Option<Refusal>,
+    code: CloseCode,
+    text: String,
+}
+
+impl Refused {
+    fn new(why: Refusal, code: CloseCode, text: impl Into<String>) -> Self {
+        Self { why: Some(why), code, text: text.into() }
+    }
+
+    /// For what is nobody's fault.
+    fn quietly(code: CloseCode) -> Self {
+        Self { why: None, code, text: code.to_string() }
+    }
+
+    fn close(&self, shared: &Shared, connection: &Connection, who: &dyn std::fmt::Display) {
+        if let Some(why) = self.why {
+            shared.refusals.count(why, format_args!("{who}: {}", self.text));
+        }
+        connection.close(self.code.var_int(), self.text.as_bytes());
+    }
+}
+
+impl From<WireError> for Refused {
+    fn from(error: WireError) -> Self {
+        Self::new(Refusal::Frame, CloseCode::Protocol, error.to_string())
+    }
+}
+
+impl From<ReadError> for Refused {
+    /// The connection is gone already, or as good as.
+    fn from(_: ReadError) -> Self {
+        Self::quietly(CloseCode::Done)
+    }
+}
+
+/// Serves a lane that a member dialled.
+async fn serve(
+    shared: Arc<Shared>,
+    lane: Lane,
+    connection: Connection,
+    half_open: OwnedSemaphorePermit,
+) {
+    let key = node_key(connection.remote_id());
+    let greeted = match tokio::time::timeout(shared.limits.hello, greet(&shared, lane, &connection))
+        .await
+    {
+        Ok(greeted) => greeted,
+        Err(_) => {
+            Err(Refused::new(Refusal::Hello, CloseCode::NoHello, CloseCode::NoHello.to_string()))
+        }
+    };
+    drop(half_open);
+    let (peer, reader) = match greeted {
+        Ok(greeted) => greeted,
+        Err(refused) => return refused.close(&shared, &connection, &key),
+    };
+    let mut stop = peer.stopped();
+    let served = tokio::select! {
+        // Whoever stops the peer has closed its connections.
+        _ = stop.wait_for(|stop| *stop) => Ok(()),
+        served = async {
+            match lane {
+                Lane::Bulk => serve_bulk(&shared, &peer, &connection).await,
+                Lane::Control | Lane::Append => reader.run(&shared, &peer, lane).await,
+            }
+        } => served,
+    };
+    peer.let_go(lane, &connection);
+    if let Err(refused) = served {
+        refused.close(&shared, &connection, &format_args!("member {}", peer.id));
+    }
+}
+
+/// Waits for the hello, and takes the connection in if it fits.
+async fn greet(
+    shared: &Shared,
+    lane: Lane,
+    connection: &Connection,
+) -> Result<(Arc<Peer>, Reader), Refused> {
+    let stream = connection.accept_uni().await;
+    let stream = stream.map_err(|_| Refused::quietly(CloseCode::Done))?;
+    let mut reader = Reader::new(stream, Limits::for_messages(shared.limits.message(lane)));
+    let no_hello = |text: String| Refused::new(Refusal::Hello, CloseCode::NoHello, text);
+    let frame = match reader.next().await? {
+        Some(frame) if frame.header.msg_type == MessageType::Hello => frame,
+        Some(frame) => {
+            return Err(no_hello(format!("the first frame is a {:?}", frame.header.msg_type)));
+        }
+        None => return Err(no_hello("the stream ended".to_owned())),
+    };
+    let hello = Hello::decode(&frame.payload).map_err(|error| no_hello(error.to_string()))?;
+    // It may have been removed since the handshake.
+    let Some(member) = shared.members.by_key(node_key(connection.remote_id())) else {
+        return Err(Refused::quietly(CloseCode::Removed));
+    };
+    check_hello(&shared.node, &member, &hello)
+        .map_err(|code| Refused::new(Refusal::Hello, code, code.to_string()))?;
+    let Some(peer) = shared.peer(member.id) else {
+        return Err(Refused::quietly(CloseCode::Removed));
+    };
+    peer.take_in(lane, hello.boot, connection)
+        .map_err(|code| Refused::new(Refusal::Hello, code, code.to_string()))?;
+    Ok((peer, reader))
+}
+
+/// Whether whoever says this is the member that its key belongs to.
+fn check_hello(node: &LocalNode, member: &MemberAddress, hello: &Hello) -> Result<(), CloseCode> {
+    if hello.cluster != node.cluster.0 {
+        return Err(CloseCode::OtherCluster);
+    }
+    if hello.raft_id != member.id {
+        return Err(CloseCode::WrongNumber);
+    }
+    if member.storage.is_some_and(|storage| storage.0 != hello.storage) {
+        return Err(CloseCode::Wiped);
+    }
+    Ok(())
+}
+
+/// Lets the peer open its transfers.
+async fn serve_bulk(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    connection: &Connection,
+) -> Result<(), Refused> {
+    connection.set_receive_window(VarInt::from_u32(BULK_WINDOW));
+    let streams = u32::try_from(shared.limits.transfers).unwrap_or(u32::MAX);
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams));
+    loop {
+        let streams = connection.accept_bi().await;
+        let (send, receive) = streams.map_err(|_| Refused::quietly(CloseCode::Done))?;
+        // Of one connection there are no more than that; of an older one some may still be under way.
+        let permit = Arc::clone(&peer.served).acquire_owned().await;
+        let permit = permit.map_err(|_| Refused::quietly(CloseCode::Stopping))?;
+        let (handler, peer) = (Arc::clone(&shared.handlers.bulk), peer.id);
+        shared.spawn(async move {
+            handler.serve(peer, send, receive).await;
+            drop(permit);
+        });
+    }
+}
+
+/// Reads messages.
+struct Reader {
+    stream: RecvStream,
+    parser: MessageParser,
+    pieces: Vec<Bytes>,
+    /// Pieces that were read and not parsed.
+    ready: std::ops::Range<usize>,
+    gathered: u64,
+}
+
+impl Reader {
+    fn new(stream: RecvStream, limits: Limits) -> Self {
+        let pieces = vec![Bytes::new(); PIECES];
+        Self { stream, parser: MessageParser::new(limits), pieces, ready: 0..0, gathered: 0 }
+    }
+
+    /// The next message; `None`: the peer has ended the stream.
+    async fn next(&mut self) -> Result<Option<Frame>, Refused> {
+        loop {
+            if let Some(frame) = self.parser.next_message()? {
+                return Ok(Some(frame));
+            }
+            if let Some(at) = self.ready.next() {
+                self.parser.feed(std::mem::take(&mut self.pieces[at]));
+                continue;
+            }
+            match self.stream.read_many_chunks(&mut self.pieces).await? {
+                Some(read) => self.ready = 0..read,
+                None if self.parser.is_idle() => return Ok(None),
+                None => {
+                    let cut = "the stream ended within a frame";
+                    return Err(Refused::new(Refusal::Frame, CloseCode::Protocol, cut));
+                }
+            }
+        }
+    }
+
+    /// Hands messages on until the connection ends.
+    async fn run(
+        mut self,
+        shared: &Arc<Shared>,
+        peer: &Arc<Peer>,
+        lane: Lane,
+    ) -> Result<(), Refused> {
+        while let Some(frame) = self.next().await? {
+            let gathered = self.parser.gathered_bytes();
+            let bytes = frame.payload.len();
+            Shared::received(peer, lane, bytes, gathered.saturating_sub(self.gathered));
+            self.gathered = gathered;
+            match (lane, frame.header.msg_type) {
+                (_, MessageType::RaftMessage) => raft(shared, peer, lane, frame).await?,
+                (Lane::Control, MessageType::Request) => rpc::answer(shared, peer, frame)?,
+                (Lane::Control, MessageType::Response) => rpc::answered(peer, frame)?,
+                (Lane::Control, MessageType::Heartbeat) => {}
+                (_, MessageType::Close | MessageType::Error) => {
+                    let notice = Notice::decode(&frame.payload)?;
+                    tracing::info!(peer = peer.id, notice.code, notice.text, "a notice");
+                }
+                (_, kind) => {
+                    let text = format!("a {kind:?} has no place on the {lane:?} lane");
+                    return Err(Refused::new(Refusal::Message, CloseCode::Protocol, text));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Hands a message of Raft on; waits while the node is busy, and with it the peer.
+async fn raft(shared: &Shared, peer: &Peer, lane: Lane, frame: Frame) -> Result<(), Refused> {
+    let frame_bytes = frame.payload.len();
+    let refuse = |text: String| Refused::new(Refusal::RaftMessage, CloseCode::Protocol, text);
+    let message = deserialize_raft_message_fast(frame.payload);
+    let message = message.map_err(|error| refuse(error.to_string()))?;
+    if message.from != peer.id || message.to != shared.node.raft_id {
+        return Err(refuse(format!(
+            "a message from {} to {} on the connection of {} to {}",
+            message.from, message.to, peer.id, shared.node.raft_id
+        )));
+    }
+    if lane_of(message.get_msg_type()) != Some(lane) {
+        let kind = message.get_msg_type();
+        return Err(refuse(format!("a {kind:?} has no place on the {lane:?} lane")));
+    }
+    // What is larger than the whole share takes all of it.
+    let share = frame_bytes.clamp(1, shared.limits.inbound_bytes);
+    let share = u32::try_from(share).unwrap_or(u32::MAX);
+    let held = Arc::clone(&peer.received).acquire_many_owned(share).await;
+    let stopping = |_| Refused::quietly(CloseCode::Stopping);
+    let held = Held::new(held.map_err(stopping)?);
+    let message = Box::new(message);
+    let inbound = Inbound::Raft { peer: peer.id, lane, message, frame_bytes, held };
+    shared.inbound.send(inbound).await.map_err(|_| Refused::quietly(CloseCode::Stopping))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{ClusterId, NodeKey, StorageId};
+
+    #[test]
+    fn a_hello_has_to_fit() {
+        let node = LocalNode {
+            cluster: ClusterId([1; 16]),
+            raft_id: 1,
+            storage: StorageId([1; 16]),
+            boot: 1,
+        };
+        let member = MemberAddress {
+            id: 2,
+            key: NodeKey([2; 32]),
+            addresses: Vec::new(),
+            storage: Some(StorageId([2; 16])),
+        };
+        let hello =
+            Hello { cluster: [1; 16], raft_id: 2, storage: [2; 16], boot: 1, ..Hello::default() };
+        assert_eq!(check_hello(&node, &member, &hello), Ok(()));
+        let unknown = MemberAddress { storage: None, ..member.clone() };
+        let other = Hello { storage: [3; 16], ..hello };
+        assert_eq!(check_hello(&node, &unknown, &other), Ok(()));
+        assert_eq!(check_hello(&node, &member, &other), Err(CloseCode::Wiped));
+        let other = Hello { raft_id: 1, ..hello };
+        assert_eq!(check_hello(&node, &member, &other), Err(CloseCode::WrongNumber));
+        let other = Hello { cluster: [9; 16], ..hello };
+        assert_eq!(check_hello(&node, &member, &other), Err(CloseCode::OtherCluster));
+    }
+}

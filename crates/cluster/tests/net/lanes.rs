@@ -1,0 +1,236 @@
+//! Messages and calls between members.
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft::prelude::MessageType;
+use straightway_cluster::ClusterError;
+use straightway_cluster::net::{Inbound, Lane, MAX_CALL_BYTES, NetLimits, PeerStats, QueueLimits};
+
+use crate::support::{LONG, Node, Start, append, cluster, message, soon, until};
+
+fn stats(node: &Node, peer: u64) -> PeerStats {
+    node.network.peer_stats().into_iter().find(|stats| stats.id == peer).expect("a peer")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_exchange_messages_on_both_lanes() {
+    let mut nodes = cluster((1..=3).map(Start::new)).await;
+    for node in &nodes {
+        let (network, from) = (&node.network, node.id);
+        for to in (1..=3).filter(|to| *to != from) {
+            network.send_raft(to, Lane::Control, message(MessageType::MsgHeartbeat, from, to));
+            network.send_raft(to, Lane::Append, append(from, to, 300_000, 7));
+        }
+    }
+    for node in &mut nodes {
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            let (peer, message) = node.message().await;
+            assert_eq!((message.from, message.to), (peer, node.id));
+            let bytes = message.get_entries().iter().map(|entry| entry.data.len()).sum::<usize>();
+            assert!(message.get_entries().iter().all(|entry| entry.data.iter().all(|b| *b == 7)));
+            seen.push((peer, bytes));
+        }
+        seen.sort_unstable();
+        let others = (1..=3).filter(|id| *id != node.id);
+        assert_eq!(seen, others.flat_map(|id| [(id, 0), (id, 300_000)]).collect::<Vec<_>>());
+    }
+    let stats = stats(&nodes[0], 2);
+    assert_eq!((stats.control.sent, stats.append.sent, stats.control.dropped), (1, 1, 0));
+    assert_eq!((stats.control.received, stats.append.received), (1, 1));
+    assert!(stats.append.gathered_bytes >= 300_000, "once, on arrival: {stats:?}");
+    assert!(stats.round_trip.is_some_and(|time| time > Duration::ZERO), "{stats:?}");
+    assert_eq!((stats.boot, stats.inbound), (1, [true, true, false]));
+    for node in &nodes {
+        node.network.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_sides_have_the_same_key_and_no_other_pair_has() {
+    let nodes = cluster((1..=3).map(Start::new)).await;
+    let key = |at: usize, peer| nodes[at].network.exporter_key(peer).expect("connected");
+    assert_eq!(key(0, 2), key(1, 1));
+    assert_eq!(key(0, 3), key(2, 1));
+    assert_eq!(key(1, 3), key(2, 2));
+    assert!(key(0, 2) != key(0, 3) && key(0, 3) != key(1, 3));
+    assert_eq!(nodes[0].network.exporter_key(7), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_stops_reading_is_bounded_and_disturbs_nobody() {
+    let limits = NetLimits {
+        inbound_bytes: 64 << 10,
+        append_queue: QueueLimits { messages: 32, bytes: 1 << 20 },
+        control_queue: QueueLimits { messages: 64, bytes: 1 << 20 },
+        ..Start::new(1).limits
+    };
+    let start = |id| Start { limits: limits.clone(), ..Start::new(id) };
+    let slow = Start { unread: 1, ..start(2) };
+    let mut nodes = cluster([start(1), slow, start(3)]).await;
+    let network = nodes[0].network.clone();
+
+    // It stops: what it does not take stays here, then in the queue.
+    let vote = |size: usize| {
+        let mut vote = message(MessageType::MsgRequestVote, 1, 2);
+        vote.context = Bytes::from(vec![1; size]);
+        vote
+    };
+    let mut votes = 0_u64;
+    soon("the control lane to stall", async {
+        while stats(&nodes[0], 2).control.queued < 8 {
+            network.send_raft(2, Lane::Control, vote(16 << 10));
+            votes += 1;
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let heartbeat = |commit| {
+        let mut heartbeat = message(MessageType::MsgHeartbeat, 1, 2);
+        heartbeat.commit = commit;
+        heartbeat
+    };
+    for commit in 1..=50 {
+        network.send_raft(2, Lane::Control, heartbeat(commit));
+    }
+    assert_eq!(stats(&nodes[0], 2).control.replaced, 49);
+    soon("the append lane to fill", async {
+        while stats(&nodes[0], 2).append.dropped < 100 {
+            network.send_raft(2, Lane::Append, append(1, 2, 100_000, 2));
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let full = stats(&nodes[0], 2);
+    assert!(full.append.queued_bytes <= 1 << 20 && full.append.queued <= 32, "{full:?}");
+    assert!(full.control.connected && full.append.connected, "slow, not gone: {full:?}");
+
+    // Told once, however much was dropped.
+    nodes[0].event("a report", |event| matches!(event, Inbound::Unreachable { peer: 2 })).await;
+    // The other one is not disturbed.
+    for _ in 0..20 {
+        network.send_raft(3, Lane::Append, append(1, 3, 100_000, 3));
+        network.send_raft(3, Lane::Control, message(MessageType::MsgHeartbeat, 1, 3));
+        nodes[2].message().await;
+        nodes[2].message().await;
+    }
+    assert_eq!(stats(&nodes[0], 3).append.dropped, 0);
+    while let Ok(event) = nodes[0].inbound.try_recv() {
+        assert!(!matches!(event, Inbound::Unreachable { .. }), "told twice: {event:?}");
+    }
+
+    // It reads again: of the heartbeats it sees the last only.
+    let mut seen = 0;
+    loop {
+        let (_, message) = nodes[1].message().await;
+        match message.get_msg_type() {
+            MessageType::MsgHeartbeat => {
+                assert_eq!(message.commit, 50);
+                break;
+            }
+            MessageType::MsgRequestVote => seen += 1,
+            _ => {}
+        }
+    }
+    assert_eq!(seen, votes, "in order, none lost");
+    for node in &nodes {
+        node.network.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_are_answered_refused_or_given_up() {
+    let limits = NetLimits { calls_pending: 2, calls_answered: 1, ..Start::new(1).limits };
+    let start = |id| Start { limits: limits.clone(), ..Start::new(id) };
+    let nodes = cluster([start(1), start(2)]).await;
+    let network = &nodes[0].network;
+    let call = |method: &'static str, payload: Bytes| network.call(2, method, payload, LONG);
+    for size in [0, 1, 1452, 1453, 30_000, MAX_CALL_BYTES] {
+        let payload = Bytes::from(vec![5; size]);
+        assert_eq!(call("echo", payload.clone()).await.expect("answered"), payload);
+    }
+    assert_eq!(call("who", Bytes::new()).await.expect("answered"), 1_u64.to_le_bytes()[..]);
+    let refused = call("else", Bytes::new()).await;
+    assert!(
+        matches!(&refused, Err(ClusterError::Refused { reason }) if reason == "no method `else`"),
+        "{refused:?}"
+    );
+    let long = call("long", Bytes::new()).await;
+    assert!(matches!(&long, Err(ClusterError::Refused { reason }) if reason.contains("1048576")));
+    let large = call("echo", vec![0; MAX_CALL_BYTES + 1].into()).await;
+    assert!(matches!(large, Err(ClusterError::Invalid { .. })), "{large:?}");
+    let nobody = network.call(7, "echo", Bytes::new(), LONG).await;
+    assert!(matches!(nobody, Err(ClusterError::Unreachable { peer: 7, .. })), "{nobody:?}");
+
+    // One hangs: beyond what is answered at once the peer says so, beyond what may wait this side does.
+    let short = network.call(2, "hang", Bytes::new(), Duration::from_millis(50)).await;
+    assert!(matches!(short, Err(ClusterError::Timeout { .. })), "{short:?}");
+    nodes[1].answers.hanging.notified().await;
+    soon("the hanging call to be given up over there", async {
+        while matches!(call("echo", Bytes::new()).await, Err(ClusterError::Busy { .. })) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let hang = |network: straightway_cluster::net::Network| {
+        tokio::spawn(async move { network.call(2, "hang", Bytes::new(), LONG).await })
+    };
+    let first = hang(network.clone());
+    nodes[1].answers.hanging.notified().await;
+    let busy = call("echo", Bytes::new()).await;
+    assert!(matches!(busy, Err(ClusterError::Busy { what: "the peer" })), "{busy:?}");
+    // Dropped calls make room.
+    for _ in 0..10 {
+        let mut dropped = Box::pin(call("hang", Bytes::new()));
+        let polled = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(dropped.as_mut().poll(context).is_pending())
+        });
+        assert!(polled.await, "it waits");
+    }
+    let busy = call("echo", Bytes::new()).await;
+    assert!(matches!(busy, Err(ClusterError::Busy { what: "the peer" })), "{busy:?}");
+
+    // The peer goes: whoever waits for it hears of it.
+    nodes[1].network.close().await;
+    let gone = soon("the call to fail", first).await.expect("no panic");
+    assert!(matches!(gone, Err(ClusterError::Unreachable { peer: 2, .. })), "{gone:?}");
+    until("the lane to be known as down", || !stats(&nodes[0], 2).control.connected).await;
+    let gone = call("echo", Bytes::new()).await;
+    assert!(matches!(gone, Err(ClusterError::Unreachable { peer: 2, .. })), "{gone:?}");
+}
+
+#[test]
+fn a_peer_that_was_killed_and_started_again_is_back_at_once() {
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).enable_all().build().expect("a runtime")
+    };
+    // Silence is not noticed within the test.
+    let limits = NetLimits { idle: LONG * 4, ..Start::new(1).limits };
+    let start = |id| Start { limits: limits.clone(), ..Start::new(id) };
+    let (ours, theirs) = (runtime(), runtime());
+    let mut first = ours.block_on(start(1).start());
+    let second = theirs.block_on(start(2).start());
+    let (members, place) = ([first.member(), second.member()], second.address());
+    first.network.set_members(&members);
+    second.network.set_members(&members);
+    ours.block_on(first.connected(2));
+    ours.block_on(first.event("a connection", |event| matches!(event, Inbound::Reachable { .. })));
+    assert_eq!(stats(&first, 2).boot, 1);
+
+    // No goodbye is sent by a runtime that is gone.
+    theirs.shutdown_timeout(LONG);
+    drop(second);
+    assert!(stats(&first, 2).control.connected, "nobody has noticed");
+    let again = runtime();
+    let mut second = again.block_on(Start { boot: 2, bind: place, ..start(2) }.start());
+    second.network.set_members(&members);
+    ours.block_on(first.event("a report", |event| matches!(event, Inbound::Unreachable { .. })));
+    ours.block_on(first.event("a connection", |event| matches!(event, Inbound::Reachable { .. })));
+    ours.block_on(first.connected(2));
+    assert_eq!(stats(&first, 2).boot, 2);
+    first.network.send_raft(2, Lane::Control, message(MessageType::MsgHeartbeat, 1, 2));
+    assert_eq!(again.block_on(second.message()).0, 1);
+    let key = || (first.network.exporter_key(2), second.network.exporter_key(1));
+    ours.block_on(until("keys of the new connection", || key().0 == key().1));
+}
