@@ -8,6 +8,7 @@ pub mod catalogue;
 pub mod error;
 pub mod ids;
 pub mod lease;
+pub mod log;
 pub mod net;
 pub mod store;
 
