@@ -9,9 +9,21 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("straightway-cache", &["straightway-buffer"]),
     ("straightway-codec", &["straightway-buffer"]),
     ("straightway-packet", &["straightway-buffer"]),
+    ("straightway-wire", &["straightway-buffer"]),
+    (
+        "straightway-cluster",
+        &["straightway-buffer", "straightway-codec", "straightway-packet", "straightway-wire"],
+    ),
     (
         "straightway",
-        &["straightway-buffer", "straightway-cache", "straightway-codec", "straightway-packet"],
+        &[
+            "straightway-buffer",
+            "straightway-cache",
+            "straightway-cluster",
+            "straightway-codec",
+            "straightway-packet",
+            "straightway-wire",
+        ],
     ),
 ];
 
