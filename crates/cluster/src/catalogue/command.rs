@@ -56,11 +56,23 @@ impl Command {
         })
     }
 
+    /// As it would be if nobody had looked at its limits.
+    #[cfg(test)]
+    pub(super) fn encode_unchecked(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.append_to(&mut bytes);
+        bytes
+    }
+
+    fn append_to(&self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(&[MAGIC, VERSION, self.op.kind(), FORMAT]);
+        bytes.extend_from_slice(&FINGERPRINT.to_le_bytes());
+        append(self, bytes);
+    }
+
     fn encode_by(&self, scratch: &mut Vec<u8>) -> Result<Bytes, ClusterError> {
         scratch.clear();
-        scratch.extend_from_slice(&[MAGIC, VERSION, self.op.kind(), FORMAT]);
-        scratch.extend_from_slice(&FINGERPRINT.to_le_bytes());
-        append(self, scratch);
+        self.append_to(scratch);
         // The limits are those of the archive: what the log will hold is what is checked.
         limits::check(Self::open(scratch)?)?;
         let bytes = Bytes::copy_from_slice(scratch);

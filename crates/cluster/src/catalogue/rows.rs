@@ -117,6 +117,12 @@ fn sum(key: &[u8], archive: &[u8]) -> [u8; SUM_BYTES] {
     u32::try_from(digest.finalize()).unwrap_or(u32::MAX).to_le_bytes()
 }
 
+/// A row's value, made of the bytes of an archive.
+#[cfg(test)]
+pub(super) fn sealed(key: &[u8], archive: &[u8]) -> Vec<u8> {
+    [archive, &sum(key, archive)].concat()
+}
+
 /// Makes rows' values, one after the other, in the same memory.
 #[derive(Debug, Default)]
 pub(super) struct Row {
