@@ -1,4 +1,41 @@
 //! Message framing and the Raft message codec: bytes in, events out, payloads by reference.
+//!
+//! ```text
+//!   RpcReply, raft::Message, Hello            RaftProtocolHandler --> RaftSink, RpcService, Pending
+//!        |  encode_*: heads gathered,              ^  messages, their payloads slices of what arrived
+//!        v  payloads by reference                  |
+//!     Segments --> [Bytes] --> stream --> [Bytes] --> MessageParser = FrameParser + Assembler
+//! ```
+//! Everything but [`io`] is without a socket and a clock. What is larger than 64 KiB goes in chunks ([`ChunkWriter`]).
+//! The bytes are in `docs/raft-wire-format.md`.
+//!
+//! *Knows:* frames, calls, Raft's messages. *Does not know:* who is a member, what a log is, QUIC.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use straightway_wire::{
+//!     Limits, MessageHeader, MessageParser, MessageType, Payload, Segments, encode_message,
+//! };
+//!
+//! let payload = Bytes::from(vec![7; 100_000]);
+//! let header = MessageHeader::new(MessageType::RaftMessage);
+//! let (mut out, mut parser) = (Segments::default(), MessageParser::new(Limits::default()));
+//! let mut writer = encode_message(&mut out, &header, Payload::Shared(payload.clone()), 1)?;
+//! loop {
+//!     // More than 64 KiB: in chunks, between which other messages may go.
+//!     let more = writer.as_mut().map_or(Ok(false), |writer| writer.next_chunk(&mut out))?;
+//!     for part in out.finish() {
+//!         parser.feed(part.clone());
+//!     }
+//!     out.clear();
+//!     if !more {
+//!         break;
+//!     }
+//! }
+//! let message = parser.next_message()?.ok_or("a message")?;
+//! assert_eq!(message.payload, payload);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![forbid(unsafe_code)]
 
 mod compress;
