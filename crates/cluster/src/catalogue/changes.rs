@@ -52,18 +52,31 @@ impl Changes {
     }
 }
 
+/// What is left of a command that touches many entries.
+#[derive(Debug)]
+pub(super) enum Rest {
+    /// To take away what begins so.
+    Prefix(Arc<str>),
+    /// To take away what bears the tag.
+    Tag(Arc<str>),
+    /// To take a member out of all entries behind the key.
+    Holder(RaftId, Option<Arc<str>>),
+}
+
 /// Where one command leaves what it does besides changing the state.
 #[derive(Debug)]
 pub(super) struct Effects<'a> {
     pub(super) changes: &'a mut Changes,
     pub(super) events: Vec<Event>,
     pub(super) forget: Vec<ObjectId>,
+    /// What of the command is left to do; see [`State::go_on`](super::state::State::go_on).
+    pub(super) rest: Option<Rest>,
     /// All entries that there were, if everything was purged: walked and freed when nobody waits for the state.
     pub(super) retired: Option<Index>,
 }
 
 impl<'a> Effects<'a> {
     pub(super) fn new(changes: &'a mut Changes) -> Self {
-        Self { changes, events: Vec::new(), forget: Vec::new(), retired: None }
+        Self { changes, events: Vec::new(), forget: Vec::new(), rest: None, retired: None }
     }
 }

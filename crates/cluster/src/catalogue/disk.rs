@@ -2,6 +2,7 @@
 //! state after some batch, the last that was made durable or a later one.
 use std::fs::{self, File};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use redb::{
 };
 
 use super::changes::Changes;
-use super::rows::{FORMAT_KEY, Loader, Row, STATE_KEY, Table, node_key, request_key};
+use super::rows::{Counts, FORMAT_KEY, Loader, Row, STATE_KEY, Table, node_key, request_key};
 use super::state::{Meta, State};
 use crate::error::ClusterError;
 
@@ -44,7 +45,7 @@ impl Place {
     }
 
     /// An empty database beside the one in use.
-    pub(super) fn beside(&self) -> Result<Database, ClusterError> {
+    pub(super) fn beside(&self) -> Result<Base, ClusterError> {
         let Self::Folder(folder) = self else {
             return self.open_database();
         };
@@ -79,7 +80,7 @@ impl Place {
         sync_folder(folder)
     }
 
-    fn open_database(&self) -> Result<Database, ClusterError> {
+    fn open_database(&self) -> Result<Base, ClusterError> {
         match self {
             Self::Folder(folder) => {
                 let path = folder.join(FILE);
@@ -93,31 +94,29 @@ impl Place {
             Self::Memory => Builder::new()
                 .set_cache_size(PAGE_CACHE)
                 .create_with_backend(InMemoryBackend::new())
+                .map(Base::new)
                 .map_err(failed("made")),
         }
     }
 
-    fn make(&self, path: &Path) -> Result<Database, ClusterError> {
-        Builder::new().set_cache_size(PAGE_CACHE).create(path).map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => ClusterError::Config {
-                what: format!(
-                    "{} is in use by another process; give each node a data folder of its own",
-                    path.display()
-                ),
-            },
-            DatabaseError::Storage(StorageError::Corrupted(reason)) => self.damaged(reason),
-            DatabaseError::Storage(StorageError::Io(error))
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
-                ) =>
-            {
-                self.damaged(error.to_string())
+    fn make(&self, path: &Path) -> Result<Base, ClusterError> {
+        Builder::new().set_cache_size(PAGE_CACHE).create(path).map(Base::new).map_err(|error| {
+            match error {
+                DatabaseError::DatabaseAlreadyOpen => ClusterError::Locked { path: path.into() },
+                DatabaseError::Storage(StorageError::Corrupted(reason)) => self.damaged(reason),
+                DatabaseError::Storage(StorageError::Io(error))
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof
+                    ) =>
+                {
+                    self.damaged(error.to_string())
+                }
+                DatabaseError::Storage(StorageError::Io(error)) => {
+                    ClusterError::file("open", path)(error)
+                }
+                other => failed("opened")(other),
             }
-            DatabaseError::Storage(StorageError::Io(error)) => {
-                ClusterError::file("open", path)(error)
-            }
-            other => failed("opened")(other),
         })
     }
 }
@@ -133,10 +132,34 @@ pub(super) fn failed<E: Into<redb::Error>>(act: &'static str) -> impl Fn(E) -> C
     move |error| ClusterError::Catalogue { act, reason: error.into().to_string() }
 }
 
+/// A database whose closing is guarded as all else is: redb writes then, too.
+#[derive(Debug)]
+pub(super) struct Base(Option<Database>);
+
+impl Base {
+    fn new(db: Database) -> Self {
+        Self(Some(db))
+    }
+
+    /// The database: there until it is dropped.
+    pub(super) fn get(&self) -> Result<&Database, ClusterError> {
+        let gone = || ClusterError::Stopped { reason: "has closed its catalogue".into() };
+        self.0.as_ref().ok_or_else(gone)
+    }
+}
+
+impl Drop for Base {
+    fn drop(&mut self) {
+        if guarded(|| drop(self.0.take())).is_none() {
+            tracing::error!("the catalogue cannot be closed: {TORN}");
+        }
+    }
+}
+
 /// The database in use.
 #[derive(Debug)]
 pub(super) struct Disk {
-    db: Arc<Database>,
+    db: Arc<Base>,
     place: Place,
     row: Row,
     /// The first failure: since then memory may be ahead of the disk, and nothing is written any more.
@@ -150,7 +173,8 @@ impl Disk {
             fs::create_dir_all(folder).map_err(ClusterError::file("create", folder))?;
         }
         place.clear_beside()?;
-        let db = place.open_database()?;
+        let db =
+            guarded(|| place.open_database()).unwrap_or_else(|| Err(place.damaged(TORN.into())))?;
         let state = load(&db, &place)?;
         let new = state.is_none();
         let mut disk = Self { db: Arc::new(db), place, row: Row::default(), failure: None };
@@ -162,12 +186,12 @@ impl Disk {
     }
 
     /// Takes another database that was made beside, and is in its place now.
-    pub(super) fn swap(&mut self, db: Database) {
+    pub(super) fn swap(&mut self, db: Base) {
         self.db = Arc::new(db);
         self.failure = None;
     }
 
-    pub(super) fn database(&self) -> Arc<Database> {
+    pub(super) fn database(&self) -> Arc<Base> {
         Arc::clone(&self.db)
     }
 
@@ -195,18 +219,20 @@ impl Disk {
     pub(super) fn write(
         &mut self,
         meta: &Meta,
-        entries: usize,
+        counts: Counts,
         changes: &Changes,
         durability: Durability,
     ) -> Result<(), ClusterError> {
         self.healthy()?;
-        self.write_rows(meta, entries, changes, durability).inspect_err(|error| self.fail(error))
+        guarded(|| self.write_rows(meta, counts, changes, durability))
+            .unwrap_or_else(|| Err(ClusterError::Catalogue { act: "written", reason: TORN.into() }))
+            .inspect_err(|error| self.fail(error))
     }
 
     fn write_rows(
         &mut self,
         meta: &Meta,
-        entries: usize,
+        counts: Counts,
         changes: &Changes,
         durability: Durability,
     ) -> Result<(), ClusterError> {
@@ -248,7 +274,7 @@ impl Disk {
                 put(&mut table, &request_key(*request), value)?;
             }
         }
-        put(&mut open(&txn, Table::Meta)?, STATE_KEY, Some(row.meta(meta, entries)))?;
+        put(&mut open(&txn, Table::Meta)?, STATE_KEY, Some(row.meta(meta, counts)))?;
         txn.commit().map_err(failed("committed"))
     }
 
@@ -259,7 +285,7 @@ impl Disk {
             open(&txn, table)?;
         }
         put(&mut open(&txn, Table::Meta)?, FORMAT_KEY, Some(self.row.format()))?;
-        put(&mut open(&txn, Table::Meta)?, STATE_KEY, Some(self.row.meta(meta, 0)))?;
+        put(&mut open(&txn, Table::Meta)?, STATE_KEY, Some(self.row.meta(meta, [0; 5])))?;
         txn.commit().map_err(failed("committed"))
     }
 }
@@ -268,11 +294,8 @@ impl Disk {
 pub(super) type Rows<'a> = redb::Table<'a, &'static [u8], &'static [u8]>;
 
 /// Begins to write.
-pub(super) fn begin(
-    db: &Database,
-    durability: Durability,
-) -> Result<WriteTransaction, ClusterError> {
-    let mut txn = db.begin_write().map_err(failed("written"))?;
+pub(super) fn begin(db: &Base, durability: Durability) -> Result<WriteTransaction, ClusterError> {
+    let mut txn = db.get()?.begin_write().map_err(failed("written"))?;
     txn.set_durability(durability).map_err(failed("written"))?;
     // Opening after a crash must not take longer the more there is.
     txn.set_quick_repair(matches!(durability, Durability::Immediate));
@@ -297,9 +320,22 @@ pub(super) fn put(
     .map_err(failed("written"))
 }
 
+/// What is said of a file whose pages made redb panic.
+pub(super) const TORN: &str = "its pages do not hold together";
+
+/// redb believes what its pages say of themselves, and panics where they lie: bytes from outside, so that this is an error
+/// like others. `None`: it panicked. Nothing that `work` changed may be used again.
+pub(super) fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(work)).ok()
+}
+
 /// Reads the state; `None`: nothing was ever written.
-pub(super) fn load(db: &Database, place: &Place) -> Result<Option<State>, ClusterError> {
-    let txn = db.begin_read().map_err(failed("read"))?;
+pub(super) fn load(db: &Base, place: &Place) -> Result<Option<State>, ClusterError> {
+    guarded(|| read(db, place)).unwrap_or_else(|| Err(place.damaged(TORN.into())))
+}
+
+fn read(db: &Base, place: &Place) -> Result<Option<State>, ClusterError> {
+    let txn = db.get()?.begin_read().map_err(failed("read"))?;
     if txn.list_tables().map_err(failed("read"))?.next().is_none() {
         return Ok(None);
     }

@@ -60,8 +60,9 @@ impl Index {
     }
 
     /// Keys of the objects that bear a tag.
-    pub(super) fn tagged(&self, tag: &str) -> impl Iterator<Item = &Arc<str>> {
-        self.by_tag.get(tag).into_iter().flatten()
+    pub(super) fn tagged(&self, tag: &str) -> impl ExactSizeIterator<Item = &Arc<str>> {
+        static NONE: BTreeSet<Arc<str>> = BTreeSet::new();
+        self.by_tag.get(tag).unwrap_or(&NONE).iter()
     }
 
     /// Objects whose lifetime has ended, those first that ended first.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::archive::{ArchivedNodeKey, ArchivedStorageId, NodeKeyDef, StorageIdDef};
-use super::changes::{Changes, Effects};
+use super::changes::{Changes, Effects, Rest};
 use super::op::{
     ArchivedJoin, ArchivedMemberChanged, ArchivedTicketIssued, Command, MemberChanged, Op,
     RequestId, Role,
@@ -252,7 +252,7 @@ impl State {
             effects.events.push(Event::Left(member));
         }
         self.requests.drop_node(id, effects.changes);
-        self.drop_holder(id, effects);
+        effects.rest = Some(Rest::Holder(id, None));
         Outcome::Done
     }
 }

@@ -20,13 +20,15 @@ mod requests;
 mod rows;
 mod snapshot;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use redb::Durability;
 use tokio::sync::watch;
 
@@ -125,7 +127,7 @@ impl Catalogue {
     /// Opens the catalogue in a folder; an empty one, if there is none.
     ///
     /// # Errors
-    /// [`ClusterError::Corrupt`], if it is damaged or of another version; [`ClusterError::Config`], if another process
+    /// [`ClusterError::Corrupt`], if it is damaged or of another version; [`ClusterError::Locked`], if another process
     /// has it; [`ClusterError::File`] and [`ClusterError::Catalogue`].
     pub fn open(folder: &Path) -> Result<Self, ClusterError> {
         Self::open_in(Place::Folder(PathBuf::from(folder)))
@@ -170,7 +172,7 @@ impl Catalogue {
             });
         }
         let (state, changes) = State::first(first)?;
-        disk.write(&state.meta, 0, &changes, Durability::Immediate)?;
+        disk.write(&state.meta, state.counts(), &changes, Durability::Immediate)?;
         let index = state.meta.applied.index;
         *self.shared.state.write() = state;
         self.shared.durable.store(index, Ordering::Release);
@@ -205,17 +207,18 @@ impl Catalogue {
                 bytes += command.len() as u64;
             }
         }
-        let (meta, entries) = {
+        let (meta, counts) = {
             let state = self.shared.state.read();
-            (state.meta.clone(), state.index.len())
+            (state.meta.clone(), state.counts())
         };
-        disk.write(&meta, entries, &changes, Durability::None)?;
+        disk.write(&meta, counts, &changes, Durability::None)?;
         self.shared.unsynced.fetch_add(bytes, Ordering::Relaxed);
         self.shared.applied.send_replace(meta.applied.index);
         stopped.map(|()| applied)
     }
 
-    /// Applies one entry to what is in memory.
+    /// Applies one entry to what is in memory. Others may read in the middle of what touches many entries, and find some of
+    /// them changed and some not; what has been applied is said when all of them are.
     fn step(
         &self,
         input: &Input<'_>,
@@ -250,6 +253,10 @@ impl Catalogue {
                     }
                     Err(foreign) => return Err(foreign.into()),
                 };
+                while effects.rest.is_some() {
+                    RwLockWriteGuard::bump(&mut state);
+                    state.go_on(&mut effects);
+                }
                 let Effects { events, forget, retired, .. } = effects;
                 let done = Applied { index, request, duplicate, outcome, events, forget };
                 Some((done, retired))
@@ -270,11 +277,11 @@ impl Catalogue {
     /// [`ClusterError::Catalogue`]. The node must stop.
     pub fn sync(&self) -> Result<u64, ClusterError> {
         let mut disk = self.shared.disk.lock();
-        let (meta, entries) = {
+        let (meta, counts) = {
             let state = self.shared.state.read();
-            (state.meta.clone(), state.index.len())
+            (state.meta.clone(), state.counts())
         };
-        disk.write(&meta, entries, &Changes::default(), Durability::Immediate)?;
+        disk.write(&meta, counts, &Changes::default(), Durability::Immediate)?;
         self.shared.unsynced.store(0, Ordering::Relaxed);
         self.shared.durable.store(meta.applied.index, Ordering::Release);
         Ok(meta.applied.index)

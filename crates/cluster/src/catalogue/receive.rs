@@ -2,9 +2,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use redb::{Database, Durability, WriteTransaction};
+use redb::{Durability, WriteTransaction};
 
-use super::disk::{begin, failed, open, put};
+use super::disk::{Base, begin, failed, open, put};
 use super::rows::{self, FORMAT_KEY, STATE_KEY, Table, VALUE};
 use super::snapshot::{
     END, HEADER_BYTES, MAGIC, Manifest, ROW_HEADER_BYTES, SUM_BYTES, SnapshotMark, VERSION,
@@ -35,7 +35,7 @@ impl Drop for Slot {
 pub struct SnapshotReader {
     /// Declared first: what is written is given up before the slot removes the file.
     txn: Option<WriteTransaction>,
-    db: Database,
+    db: Base,
     slot: Slot,
     pending: Vec<u8>,
     hasher: blake3::Hasher,
@@ -227,7 +227,7 @@ impl SnapshotReader {
 pub struct Verified {
     manifest: Manifest,
     pub(super) cluster: Option<ClusterId>,
-    pub(super) db: Database,
+    pub(super) db: Base,
     pub(super) slot: Slot,
 }
 

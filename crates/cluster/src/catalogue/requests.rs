@@ -108,6 +108,12 @@ impl Requests {
         true
     }
 
+    /// How many windows and answers there are.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let answers = self.nodes.values().map(|answers| answers.by_serial.len()).sum();
+        (self.nodes.len(), answers)
+    }
+
     /// All windows, in the order of the members' numbers.
     pub(super) fn windows(&self) -> impl Iterator<Item = (RaftId, Window)> {
         self.nodes.iter().map(|(node, answers)| (*node, answers.window))

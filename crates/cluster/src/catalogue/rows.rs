@@ -2,6 +2,7 @@
 //! archive behind it, so that a flipped bit is found when the row is read.
 use bytes::Bytes;
 use redb::TableDefinition;
+use rkyv::rend::unaligned::u64_ule;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::archive::{Record, append, view};
@@ -60,13 +61,16 @@ impl Table {
     }
 }
 
+/// Rows of each table but the first: a page that is lost is a page of rows that are valid and too few.
+pub(super) type Counts = [u64; 5];
+
 #[derive(Debug, Archive, Serialize, Deserialize)]
 struct MetaRecord {
     cluster: Option<[u8; 16]>,
     index: u64,
     term: u64,
     next_id: u64,
-    entries: u64,
+    counts: Counts,
     conf_state: Vec<u8>,
 }
 
@@ -100,8 +104,8 @@ pub(super) fn format() -> [u8; 10] {
         index: 7,
         term: 8,
         next_id: 9,
-        entries: 10,
-        conf_state: vec![11; 3],
+        counts: [10, 11, 12, 13, 14],
+        conf_state: vec![15; 3],
     };
     append(&meta, &mut bytes);
     let mut format = *b"SWCT\0\0\0\0\0\0";
@@ -148,13 +152,13 @@ impl Row {
         self.seal(FORMAT_KEY)
     }
 
-    pub(super) fn meta(&mut self, meta: &Meta, entries: usize) -> &[u8] {
+    pub(super) fn meta(&mut self, meta: &Meta, counts: Counts) -> &[u8] {
         let record = MetaRecord {
             cluster: meta.cluster.map(|ClusterId(id)| id),
             index: meta.applied.index,
             term: meta.applied.term,
             next_id: meta.next_id,
-            entries: entries as u64,
+            counts,
             conf_state: meta.conf_state.to_vec(),
         };
         self.make(STATE_KEY, &record)
@@ -194,11 +198,18 @@ pub(super) fn request_key((node, serial): (RaftId, u64)) -> [u8; 16] {
 }
 
 impl State {
+    /// How many rows there are.
+    pub(super) fn counts(&self) -> Counts {
+        let (windows, answers) = self.requests.counts();
+        [self.index.len(), self.members.len(), self.tickets.len(), windows, answers]
+            .map(|count| count as u64)
+    }
+
     /// Hands out all rows, in the order in which the disk has them.
     pub(super) fn each_row(&self, mut give: impl FnMut(Table, &[u8], &[u8])) {
         let mut row = Row::default();
         give(Table::Meta, FORMAT_KEY, row.format());
-        give(Table::Meta, STATE_KEY, row.meta(&self.meta, self.index.len()));
+        give(Table::Meta, STATE_KEY, row.meta(&self.meta, self.counts()));
         for entry in self.index.values() {
             give(Table::Entries, entry.key.as_bytes(), row.entry(entry));
         }
@@ -231,8 +242,8 @@ pub(super) type Damage = String;
 pub(super) struct Loader {
     state: State,
     format: bool,
-    /// Entries that there should be.
-    expected: Option<u64>,
+    /// Rows that there should be.
+    expected: Option<Counts>,
 }
 
 impl Loader {
@@ -252,9 +263,9 @@ impl Loader {
                 return Some(check_format(archive));
             }
             Table::Meta => {
-                let (meta, entries) = (key == STATE_KEY).then(|| read_meta(archive))??;
+                let (meta, counts) = (key == STATE_KEY).then(|| read_meta(archive))??;
                 self.state.meta = meta;
-                self.expected = Some(entries);
+                self.expected = Some(counts);
             }
             Table::Entries => {
                 let key = std::str::from_utf8(key).ok()?.into();
@@ -295,12 +306,12 @@ impl Loader {
 
     /// The state, if all of it was there.
     pub(super) fn finish(self) -> Result<State, Damage> {
-        let found = self.state.index.len() as u64;
+        let found = self.state.counts();
         match self.expected {
             None => Err("it does not say what has been applied".into()),
             Some(_) if !self.format => Err("it does not say what its format is".into()),
             Some(expected) if expected != found => {
-                Err(format!("it holds {found} entries, {expected} should be there"))
+                Err(format!("its tables hold {found:?} rows, {expected:?} should be there"))
             }
             Some(_) => Ok(self.state),
         }
@@ -332,8 +343,8 @@ pub(super) fn check_format(found: &[u8]) -> Result<(), Damage> {
     }
 }
 
-/// What there is once, and how many entries there should be.
-pub(super) fn read_meta(archive: &[u8]) -> Option<(Meta, u64)> {
+/// What there is once, and how many rows there should be.
+pub(super) fn read_meta(archive: &[u8]) -> Option<(Meta, Counts)> {
     let record = view::<ArchivedMetaRecord>(archive)?;
     let meta = Meta {
         cluster: record.cluster.as_ref().map(|id| ClusterId(*id)),
@@ -341,5 +352,5 @@ pub(super) fn read_meta(archive: &[u8]) -> Option<(Meta, u64)> {
         conf_state: Bytes::copy_from_slice(&record.conf_state),
         next_id: record.next_id.to_native(),
     };
-    Some((meta, record.entries.to_native()))
+    Some((meta, record.counts.map(u64_ule::to_native)))
 }

@@ -10,9 +10,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use redb::{Database, ReadTransaction, ReadableDatabase};
+use redb::{ReadTransaction, ReadableDatabase};
 
-use super::disk::failed;
+use super::disk::{Base, TORN, failed, guarded};
 use super::rows::{self, STATE_KEY, Table};
 use super::state::Meta;
 use crate::error::ClusterError;
@@ -60,7 +60,7 @@ pub struct SnapshotWriter {
     rows: Option<(Table, Range)>,
     txn: ReadTransaction,
     /// Closed when nobody reads it any more, even when another one has taken its place.
-    _db: Arc<Database>,
+    _db: Arc<Base>,
     mark: SnapshotMark,
     ready: Vec<u8>,
     hasher: blake3::Hasher,
@@ -78,8 +78,8 @@ impl std::fmt::Debug for SnapshotWriter {
 }
 
 impl SnapshotWriter {
-    pub(super) fn new(db: Arc<Database>) -> Result<Self, ClusterError> {
-        let txn = db.begin_read().map_err(failed("read"))?;
+    pub(super) fn new(db: Arc<Base>) -> Result<Self, ClusterError> {
+        let txn = db.get()?.begin_read().map_err(failed("read"))?;
         let meta = txn.open_table(Table::Meta.definition()).map_err(failed("read"))?;
         let mark = meta
             .get(STATE_KEY)
@@ -120,9 +120,8 @@ impl SnapshotWriter {
     /// # Errors
     /// [`ClusterError::Catalogue`], if the database cannot be read.
     pub fn next_chunk(&mut self) -> Result<Option<Bytes>, ClusterError> {
-        while self.ready.len() < CHUNK && self.manifest.is_none() {
-            self.next_row()?;
-        }
+        let torn = || ClusterError::Catalogue { act: "read", reason: TORN.into() };
+        guarded(|| self.fill()).ok_or_else(torn)??;
         if self.ready.is_empty() {
             return Ok(None);
         }
@@ -131,6 +130,13 @@ impl SnapshotWriter {
         self.ready.reserve(2 * CHUNK);
         chunk.shrink_to_fit();
         Ok(Some(chunk.into()))
+    }
+
+    fn fill(&mut self) -> Result<(), ClusterError> {
+        while self.ready.len() < CHUNK && self.manifest.is_none() {
+            self.next_row()?;
+        }
+        Ok(())
     }
 
     fn turn_to(&mut self, table: Table) -> Result<(), ClusterError> {

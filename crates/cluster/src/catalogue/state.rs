@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::archive::ArchivedObjectId;
-use super::changes::Effects;
+use super::changes::{Effects, Rest};
 use super::entry::Entry;
 use super::index::Index;
 use super::limits;
@@ -19,6 +19,9 @@ use super::outcome::{Event, Outcome, Refusal};
 use super::requests::{Known, Requests};
 use crate::error::ClusterError;
 use crate::ids::{ClusterId, ObjectId, RaftId};
+
+/// Entries that are changed before others may read.
+const AT_ONCE: usize = 256;
 
 /// A place in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -209,31 +212,59 @@ impl State {
 
     fn purge(&mut self, purge: &ArchivedPurge, effects: &mut Effects<'_>) -> Outcome {
         let (scope, value) = (Scope::from(&purge.scope), purge.value.as_str());
-        let keys: Vec<Arc<str>> = match scope {
-            Scope::Key => {
-                self.index.get(value).map(|entry| Arc::clone(&entry.key)).into_iter().collect()
+        let count = match scope {
+            Scope::Key => usize::from(self.take(value, effects).is_some()),
+            Scope::Tag => {
+                effects.rest = Some(Rest::Tag(value.into()));
+                self.index.tagged(value).len()
             }
             Scope::Prefix if !value.is_empty() => {
-                self.index.range(value, None).map(|entry| Arc::clone(&entry.key)).collect()
+                effects.rest = Some(Rest::Prefix(value.into()));
+                self.index.range(value, None).count()
             }
-            Scope::Tag => self.index.tagged(value).cloned().collect(),
-            Scope::Prefix | Scope::All => Vec::new(),
-        };
-        let count = if value.is_empty() && matches!(scope, Scope::Prefix | Scope::All) {
-            let all = std::mem::take(&mut self.index);
-            let count = all.len();
-            effects.changes.clear_entries();
-            effects.retired = Some(all);
-            count
-        } else {
-            for key in &keys {
-                self.take(key, effects);
+            Scope::Prefix | Scope::All => {
+                let all = std::mem::take(&mut self.index);
+                let count = all.len();
+                effects.changes.clear_entries();
+                effects.retired = Some(all);
+                count
             }
-            keys.len()
-        };
-        let count = count as u64;
+        } as u64;
         effects.events.push(Event::Purged { scope, value: value.into(), count });
         Outcome::Purged(count)
+    }
+
+    /// Does a part of what is left of a command, so that whoever holds the state can let others read in between.
+    pub(super) fn go_on(&mut self, effects: &mut Effects<'_>) {
+        match effects.rest.take() {
+            None => {}
+            Some(Rest::Prefix(prefix)) => {
+                let some = self.index.range(&prefix, None).take(AT_ONCE);
+                let some: Vec<_> = some.map(|entry| Arc::clone(&entry.key)).collect();
+                effects.rest = (some.len() == AT_ONCE).then_some(Rest::Prefix(prefix));
+                for key in some {
+                    self.take(&key, effects);
+                }
+            }
+            Some(Rest::Tag(tag)) => {
+                let some: Vec<_> = self.index.tagged(&tag).take(AT_ONCE).cloned().collect();
+                effects.rest = (some.len() == AT_ONCE).then_some(Rest::Tag(tag));
+                for key in some {
+                    self.take(&key, effects);
+                }
+            }
+            Some(Rest::Holder(node, after)) => {
+                let some: Vec<_> =
+                    self.index.range("", after.as_deref()).take(AT_ONCE).cloned().collect();
+                if some.len() == AT_ONCE {
+                    let last = some.last().map(|entry| Arc::clone(&entry.key));
+                    effects.rest = Some(Rest::Holder(node, last));
+                }
+                for entry in some {
+                    self.release(&entry, node, effects);
+                }
+            }
+        }
     }
 
     fn change_holders(&mut self, change: &ArchivedHolders, effects: &mut Effects<'_>) -> Outcome {
@@ -272,19 +303,6 @@ impl State {
             effects.changes.stored(&self.index.hold(entry, left.into()));
         } else if let Some(entry) = self.take(&entry.key, effects) {
             effects.events.push(Event::Evicted(entry));
-        }
-    }
-
-    /// Takes a member that is gone out of every entry.
-    pub(super) fn drop_holder(&mut self, node: RaftId, effects: &mut Effects<'_>) {
-        let held: Vec<Arc<Entry>> = self
-            .index
-            .values()
-            .filter(|entry| entry.holders.binary_search(&node).is_ok())
-            .cloned()
-            .collect();
-        for entry in held {
-            self.release(&entry, node, effects);
         }
     }
 

@@ -12,15 +12,17 @@ fn op(n: u64) -> Op {
         7 => Op::Purge(Purge { scope: Scope::Prefix, value: format!("{}/", n % 7) }),
         31 => Op::Purge(Purge { scope: Scope::Tag, value: "rare".into() }),
         _ => {
-            let tags = if n % 11 == 0 { vec!["rare".into()] } else { vec![] };
+            let tags = if n.is_multiple_of(11) { vec!["rare".into()] } else { vec![] };
             Op::Put(Put { tags, expires_ms: n % 3, ..put(&format!("{}/{}", n % 7, n % 101), n) })
         }
     }
 }
 
-fn log(len: u64) -> Log {
+fn first_entries(len: u64) -> Log {
     let mut log = Log::default();
-    (0..len).for_each(|n| drop(log.push(op(n))));
+    (0..len).for_each(|n| {
+        log.push(op(n));
+    });
     log
 }
 
@@ -60,7 +62,12 @@ fn what_was_durable_survives_a_kill() {
     let mut at_least = 1;
     for lines in [3, 1, 9] {
         let mut child = Process::new(std::env::current_exe().expect("this program"))
-            .args(["--ignored", "--exact", "--nocapture", "catalogue::tests::crash::applies_until_it_is_killed"])
+            .args([
+                "--ignored",
+                "--exact",
+                "--nocapture",
+                "catalogue::tests::crash::applies_until_it_is_killed",
+            ])
             .env(FOLDER, folder.path())
             .stdout(Stdio::piped())
             .spawn()
@@ -77,7 +84,7 @@ fn what_was_durable_survives_a_kill() {
         let catalogue = Catalogue::open(folder.path()).expect("opened after the kill");
         let applied = catalogue.applied().index;
         assert!(applied >= durable, "{durable} was durable, {applied} is there");
-        let (replayed, _) = log(applied - 1).replayed();
+        let (replayed, _) = first_entries(applied - 1).replayed();
         assert_eq!(catalogue.state_digest(), replayed.state_digest());
         at_least = applied;
     }
@@ -85,7 +92,7 @@ fn what_was_durable_survives_a_kill() {
 
 #[test]
 fn a_copy_of_the_file_holds_what_was_durable_or_more() {
-    let log = log(400);
+    let log = first_entries(400);
     let folder = tempfile::tempdir().expect("a folder");
     let catalogue = started(Catalogue::open(folder.path()).expect("a catalogue"));
     for (len, sync) in [(100, true), (150, false), (300, false), (301, true), (400, false)] {
@@ -100,8 +107,7 @@ fn a_copy_of_the_file_holds_what_was_durable_or_more() {
         let copy = Catalogue::open(copied.path()).expect("opened");
         let applied = copy.applied().index;
         assert!((catalogue.durable()..=catalogue.applied().index).contains(&applied));
-        let (replayed, _) =
-            Log { serial: 0, entries: log.entries[..applied as usize - 1].to_vec() }.replayed();
+        let (replayed, _) = first_entries(applied - 1).replayed();
         assert_eq!(copy.state_digest(), replayed.state_digest());
         // It goes on from there as if nothing had been.
         log.feed(&copy, 29);

@@ -9,10 +9,16 @@ use super::*;
 /// A published layout never changes. If this fails, make a new version.
 #[test]
 fn layouts_are_frozen() {
-    assert_eq!(command::fingerprint(), 0, "{:#010x}", command::fingerprint());
-    assert_eq!(rows::format(), *b"SWCT", "{:02x?}", rows::format());
+    assert_eq!(command::fingerprint(), 0xa2fc_7d68, "{:#010x}", command::fingerprint());
+    assert_eq!(rows::format(), *b"SWCT\x01\0\xc4\xbb\xa1\x6b", "{:02x?}", rows::format());
     let noop = Command { request: RequestId { node: 1, boot: 2, serial: 3 }, op: Op::Noop };
-    assert_eq!(noop.encode().expect("sound")[..], [0; 3]);
+    let bytes = noop.encode().expect("sound");
+    assert_eq!(bytes[..8], [0xC7, 1, 0, 0x0b, 0x68, 0x7d, 0xfc, 0xa2]);
+    assert_eq!(
+        bytes[8..32],
+        [[1, 0, 0, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0, 0, 0]].concat()
+    );
+    assert!(bytes[32..].iter().all(|byte| *byte == 0));
 }
 
 #[test]
@@ -84,7 +90,10 @@ fn what_is_over_a_limit_is_refused_where_it_is_made_and_where_it_is_applied() {
     assert_eq!(apply_one(&catalogue, request, op).outcome, Outcome::Put { replaced: false });
     let ids = vec![object(1); limits::IDS];
     let op = Op::Holders(Holders { node: 1, gained: ids.clone(), lost: ids });
-    assert_eq!(apply_one(&catalogue, RequestId { serial: 101, ..request }, op).outcome, Outcome::Done);
+    assert_eq!(
+        apply_one(&catalogue, RequestId { serial: 101, ..request }, op).outcome,
+        Outcome::Done
+    );
 }
 
 #[test]
@@ -97,7 +106,8 @@ fn commands_of_another_release_stop_the_node_and_keep_what_came_before() {
         let mut foreign = log.entries[1].to_vec();
         foreign[at] = byte;
         let input = |index, bytes| Input { index, term: 1, what: What::Command(bytes) };
-        let error = catalogue.apply(&[input(2, &log.entries[0]), input(3, &foreign)]).expect_err("foreign");
+        let error =
+            catalogue.apply(&[input(2, &log.entries[0]), input(3, &foreign)]).expect_err("foreign");
         assert!(error.to_string().contains("same release"), "{error}");
         assert_eq!((catalogue.applied().index, catalogue.len()), (2, 1));
         // An update of the build lets it go on.
@@ -111,7 +121,11 @@ fn state() -> Log {
     log.push(ticket(TICKET));
     for serial in 1..9 {
         let tags = vec!["t".into(), "a tag that is longer than what is kept in place".into()];
-        log.push(Op::Put(Put { tags, expires_ms: serial, ..put(&format!("key {serial}"), serial) }));
+        log.push(Op::Put(Put {
+            tags,
+            expires_ms: serial,
+            ..put(&format!("key {serial}"), serial)
+        }));
     }
     log
 }
@@ -127,7 +141,7 @@ proptest! {
         cut in any::<prop::sample::Index>(),
         whole: bool,
     ) {
-        let op = examples().swap_remove(which);
+        let op = examples()[which].clone();
         let request = RequestId { node, boot: 2, serial: 3 };
         let mut bytes = Command { request, op }.encode().expect("sound").to_vec();
         for (at, bit) in flips {

@@ -20,7 +20,10 @@ fn a_ticket_lets_one_node_in() {
     let (catalogue, applied) = log.replayed();
     let outcome = |at: usize| applied[at].outcome;
     assert_eq!((outcome(issued), outcome(late)), (Outcome::Done, Outcome::Done));
-    assert_eq!((outcome(joined), outcome(again)), (Outcome::Joined { id: 2 }, Outcome::Joined { id: 2 }));
+    assert_eq!(
+        (outcome(joined), outcome(again)),
+        (Outcome::Joined { id: 2 }, Outcome::Joined { id: 2 })
+    );
     assert!(matches!(&applied[joined].events[..], [Event::Joined(member)] if member.id == 2));
     assert_eq!(applied[again].events, []);
     for (at, refusal) in [
@@ -85,10 +88,16 @@ fn tickets_are_bounded_and_dropped_when_they_have_expired() {
     let (_, applied) = log.replayed();
     assert_eq!(applied[limits::TICKETS - 1].outcome, Outcome::Done);
     assert_eq!(applied[limits::TICKETS].outcome, Outcome::Refused(Refusal::TooManyTickets));
-    let later = TicketIssued { hash: TICKET, now_ms: NOW + 1000, expires_ms: NOW + 2000, role: Role::Learner };
+    let later = TicketIssued {
+        hash: TICKET,
+        now_ms: NOW + 1000,
+        expires_ms: NOW + 2000,
+        role: Role::Learner,
+    };
     log.push(Op::TicketIssued(later));
     let (catalogue, _) = log.replayed();
-    let ticket = Ticket { hash: TICKET, expires_ms: NOW + 2000, role: Role::Learner, used_by: None };
+    let ticket =
+        Ticket { hash: TICKET, expires_ms: NOW + 2000, role: Role::Learner, used_by: None };
     assert_eq!(catalogue.tickets(), [ticket]);
 }
 
@@ -117,7 +126,9 @@ fn a_member_that_leaves_takes_what_only_it_held() {
     let after = log.push_as(request(2, 1, 2), Op::Put(put("late", 3)));
     let (catalogue, applied) = log.replayed();
     assert_eq!(applied[left].forget, [object(1)]);
-    assert!(matches!(&applied[left].events[..], [Event::Left(_), Event::Evicted(entry)] if &*entry.key == "only"));
+    assert!(
+        matches!(&applied[left].events[..], [Event::Left(_), Event::Evicted(entry)] if &*entry.key == "only")
+    );
     assert_eq!(catalogue.get("both").expect("held").holders[..], [1]);
     assert_eq!(applied[after].outcome, Outcome::Refused(Refusal::NotAMember));
     assert_eq!(applied[after].forget, [object(3)]);
@@ -144,7 +155,10 @@ fn a_change_of_address_is_told_once() {
     let unknown = log.push(change(7));
     let (catalogue, applied) = log.replayed();
     let member = catalogue.member(2).expect("a member");
-    assert_eq!((&*member.name, &*member.mesh[0], member.key), ("renamed", "198.51.100.1:2", NodeKey([2; 32])));
+    assert_eq!(
+        (&*member.name, &*member.mesh[0], member.key),
+        ("renamed", "198.51.100.1:2", NodeKey([2; 32]))
+    );
     assert_eq!(applied[changed].events, [Event::Changed(member)]);
     assert_eq!((applied[same].outcome, applied[same].events.len()), (Outcome::Done, 0));
     assert_eq!(applied[unknown].outcome, Outcome::Refused(Refusal::UnknownMember));
@@ -188,7 +202,9 @@ fn answers_are_bounded() {
     let apply = |serials: std::ops::RangeInclusive<u64>| {
         let from = catalogue.applied().index + 1;
         let commands: Vec<_> = serials
-            .map(|serial| Command { request: request(1, 1, serial), op: Op::Noop }.encode().expect("sound"))
+            .map(|serial| {
+                Command { request: request(1, 1, serial), op: Op::Noop }.encode().expect("sound")
+            })
             .collect();
         let inputs: Vec<_> = commands
             .iter()

@@ -173,10 +173,7 @@ fn whoever_waits_hears_what_has_been_applied() {
     // What was applied is skipped; what does not follow is refused.
     assert_eq!(catalogue.apply(&[input(4, What::Conf(b"other"))]).expect("skipped"), []);
     assert_eq!(catalogue.conf_state(), &b"voters: 1 2"[..]);
-    assert!(matches!(
-        catalogue.apply(&[input(6, What::Empty)]),
-        Err(ClusterError::Invalid { .. })
-    ));
+    assert!(matches!(catalogue.apply(&[input(6, What::Empty)]), Err(ClusterError::Invalid { .. })));
     assert_eq!(catalogue.applied().index, 4);
 }
 

@@ -22,7 +22,12 @@ struct Model {
 }
 
 impl Model {
-    fn apply(&mut self, index: u64, RequestId { node, boot, serial }: RequestId, op: &Op) -> Outcome {
+    fn apply(
+        &mut self,
+        index: u64,
+        RequestId { node, boot, serial }: RequestId,
+        op: &Op,
+    ) -> Outcome {
         if !(1..=3).contains(&node) {
             return Outcome::Refused(Refusal::NotAMember);
         }
@@ -63,7 +68,8 @@ impl Model {
         match op {
             Op::Put(put) => {
                 let object = put.object.serial;
-                if self.entries.iter().any(|(key, entry)| entry.object == object && *key != put.key) {
+                if self.entries.iter().any(|(key, entry)| entry.object == object && *key != put.key)
+                {
                     return Outcome::Refused(Refusal::ObjectInUse);
                 }
                 let holders: Vec<u64> = (1..=3).filter(|id| put.holders.contains(id)).collect();
@@ -75,7 +81,8 @@ impl Model {
                     return Outcome::Failed;
                 }
                 let Put { tags, expires_ms, .. } = put.clone();
-                self.entries.insert(put.key.clone(), Simple { object, tags, expires_ms, holders, index });
+                self.entries
+                    .insert(put.key.clone(), Simple { object, tags, expires_ms, holders, index });
                 Outcome::Put { replaced }
             }
             Op::Remove(remove) => {
@@ -120,7 +127,8 @@ impl Model {
 }
 
 fn key() -> impl Strategy<Value = String> {
-    prop::sample::select(vec!["a", "a/", "a/1", "a/1/x", "b", "é", "éa", "z"]).prop_map(String::from)
+    prop::sample::select(vec!["a", "a/", "a/1", "a/1/x", "b", "é", "éa", "z"])
+        .prop_map(String::from)
 }
 
 fn tags() -> impl Strategy<Value = Vec<String>> {
@@ -145,9 +153,17 @@ fn ids() -> impl Strategy<Value = Vec<ObjectId>> {
 fn op() -> impl Strategy<Value = Op> {
     let clock = || prop::sample::select(vec![100_u64, 200, 300]);
     let expiry = prop::sample::select(vec![0_u64, 150, 250, 350]);
-    let puts = (key(), 0..60_u64, tags(), condition(), prop::collection::vec(1..5_u64, 0..4), expiry, clock());
+    let puts = (
+        key(),
+        0..60_u64,
+        tags(),
+        condition(),
+        prop::collection::vec(1..5_u64, 0..4),
+        expiry,
+        clock(),
+    );
     let puts = puts.prop_map(|(key, serial, tags, condition, holders, expires_ms, now_ms)| {
-        Op::Put(Put { tags, condition, holders, expires_ms, now_ms, ..put(&key, serial) })
+        Op::Put(Put { tags, expires_ms, now_ms, condition, holders, ..put(&key, serial) })
     });
     let purges = prop_oneof![
         key().prop_map(|value| (Scope::Key, value)),
@@ -170,7 +186,8 @@ fn op() -> impl Strategy<Value = Op> {
 /// Requests whose serials repeat now and then.
 fn commands() -> impl Strategy<Value = Vec<(RequestId, Op)>> {
     let request = (1..5_u64, prop_oneof![9 => Just(1_u64), 1 => Just(2), 1 => Just(0)], 0..60_u64);
-    let request = request.prop_map(|(node, boot, serial)| RequestId { node, boot, serial: serial + 100 });
+    let request =
+        request.prop_map(|(node, boot, serial)| RequestId { node, boot, serial: serial + 100 });
     prop::collection::vec((request, op()), 1..50)
 }
 
@@ -181,7 +198,7 @@ fn check(catalogue: &Catalogue, model: &Model) -> Result<(), TestCaseError> {
         .map(|entry| {
             let simple = Simple {
                 object: entry.object.serial,
-                tags: entry.tags.iter().map(|tag| tag.to_string()).collect(),
+                tags: entry.tags.iter().map(ToString::to_string).collect(),
                 expires_ms: entry.expires_ms,
                 holders: entry.holders.to_vec(),
                 index: entry.index,
@@ -191,10 +208,12 @@ fn check(catalogue: &Catalogue, model: &Model) -> Result<(), TestCaseError> {
         .collect();
     prop_assert_eq!(&found, &model.entries);
     prop_assert_eq!(catalogue.bytes(), 10 * found.len() as u64);
-    let mut over: Vec<u64> = found.values().map(|e| e.expires_ms).filter(|ms| (1..=250).contains(ms)).collect();
+    let mut over: Vec<u64> =
+        found.values().map(|e| e.expires_ms).filter(|ms| (1..=250).contains(ms)).collect();
     over.sort_unstable();
     let listed = catalogue.expired(250, usize::MAX);
-    let listed: Vec<_> = listed.iter().filter_map(|id| catalogue.by_object(*id)).map(|e| e.expires_ms).collect();
+    let listed: Vec<_> =
+        listed.iter().filter_map(|id| catalogue.by_object(*id)).map(|e| e.expires_ms).collect();
     prop_assert_eq!(listed, over);
     Ok(())
 }

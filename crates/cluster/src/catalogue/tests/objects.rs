@@ -19,20 +19,24 @@ fn events(applied: &Applied) -> Vec<(&'static str, &str)> {
 #[test]
 fn conditions_are_those_of_what_can_be_served() {
     use Condition::{Absent, Any, Digest, Present, Version};
-    // The object under the key: none; one of digest 1 at index 2; the same, expired.
-    let cases: [(Option<u64>, &[(Condition, bool)]); 3] = [
-        (None, &[(Any, true), (Absent, true), (Present, false), (Digest([1; 32]), false), (Version(2), false)]),
-        (Some(0), &[
-            (Any, true),
-            (Absent, false),
-            (Present, true),
-            (Digest([1; 32]), true),
-            (Digest([2; 32]), false),
-            (Version(2), true),
-            (Version(3), false),
-        ]),
-        (Some(NOW), &[(Any, true), (Absent, true), (Present, false), (Digest([1; 32]), false), (Version(2), false)]),
+    let of_nothing = [
+        (Any, true),
+        (Absent, true),
+        (Present, false),
+        (Digest([1; 32]), false),
+        (Version(2), false),
     ];
+    let of_one = [
+        (Any, true),
+        (Absent, false),
+        (Present, true),
+        (Digest([1; 32]), true),
+        (Digest([2; 32]), false),
+        (Version(2), true),
+        (Version(3), false),
+    ];
+    // The object under the key: none; one of digest 1 at index 2; the same, expired.
+    let cases = [(None, &of_nothing[..]), (Some(0), &of_one), (Some(NOW), &of_nothing)];
     for (before, conditions) in cases {
         let live = before == Some(0);
         for (condition, met) in conditions {
@@ -77,7 +81,10 @@ fn an_entry_is_found_by_key_object_and_prefix() {
     assert_eq!(events(&applied[4]), [("stored", "b/2")]);
     assert_eq!((catalogue.len(), catalogue.bytes()), (6, 60));
     let entry = catalogue.get("b/1").expect("there");
-    assert_eq!((&*entry.content_type, &entry.holders[..], entry.index), ("text/plain", &[1, 3][..], 8));
+    assert_eq!(
+        (&*entry.content_type, &entry.holders[..], entry.index),
+        ("text/plain", &[1, 3][..], 8)
+    );
     assert_eq!(catalogue.by_object(object(3)), Some(entry));
     let keys = |prefix, after, limit| -> Vec<String> {
         let listed = catalogue.list(prefix, after, limit);
@@ -104,7 +111,8 @@ fn purges_take_what_they_name() {
     for (scope, value, left) in cases {
         let mut log = Log::default();
         for (serial, key) in (1..).zip(["a", "b", "b/1", "b/2", "c"]) {
-            let tags = if serial % 4 == 2 || serial == 3 { vec!["red", "blue"] } else { vec!["blue"] };
+            let tags =
+                if serial % 4 == 2 || serial == 3 { vec!["red", "blue"] } else { vec!["blue"] };
             let tags = tags.into_iter().map(String::from).collect();
             log.push(Op::Put(Put { tags, ..put(key, serial) }));
         }
@@ -151,7 +159,10 @@ fn an_object_that_nobody_holds_is_gone() {
     assert_eq!(holders(&log).1.outcome, Outcome::Refused(Refusal::UnknownMember));
     log.push(change(3, &[], &[1]));
     let (held, last) = holders(&log);
-    assert_eq!((held, events(&last), last.forget.clone()), (None, vec![("evicted", "k")], vec![object(1)]));
+    assert_eq!(
+        (held, events(&last), last.forget.clone()),
+        (None, vec![("evicted", "k")], vec![object(1)])
+    );
 }
 
 #[test]

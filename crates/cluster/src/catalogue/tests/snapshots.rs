@@ -140,7 +140,8 @@ fn snapshots_that_do_not_belong_here_are_refused() {
     let other = Catalogue::volatile().expect("a catalogue");
     other.bootstrap(&Bootstrap { cluster: ClusterId([0xc2; 16]), ..first() }).expect("begun");
     refused(&other, "another cluster");
-    let of_nothing = bytes_of(Catalogue::volatile().expect("a catalogue").snapshot().expect("a snapshot")).0;
+    let of_nothing =
+        bytes_of(Catalogue::volatile().expect("a catalogue").snapshot().expect("a snapshot")).0;
     assert!(install(&other, &of_nothing, usize::MAX).is_err());
 }
 
@@ -150,7 +151,9 @@ proptest! {
     #[test]
     fn damaged_snapshots_are_refused(at in any::<prop::sample::Index>(), bit in 0..8_u8, cut: bool, longer: bool, chunk in 1..70_000_usize) {
         let mut log = Log::of_three();
-        (1..40).for_each(|serial| drop(log.push(Op::Put(put(&format!("key {serial}"), serial)))));
+        for serial in 1..40 {
+            log.push(Op::Put(put(&format!("key {serial}"), serial)));
+        }
         let (source, _) = log.replayed();
         let (mut bytes, _) = bytes_of(source.snapshot().expect("a snapshot"));
         let at = at.index(bytes.len());
