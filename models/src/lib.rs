@@ -5,7 +5,12 @@
 //! ```
 //! The sources are the crates' own files; each holds its model beside the code. They are compiled here alone, because
 //! async runtimes change under `--cfg loom`.
+//!
+//! `lease_model` is no source of a crate: it is the protocol of the serve lease, explored in every order of events.
 #![forbid(unsafe_code)]
+
+#[cfg(test)]
+mod lease_model;
 
 #[cfg(all(test, loom))]
 #[path = "../../crates/cache/src/index.rs"]
@@ -25,6 +30,16 @@ mod pin;
 #[cfg(all(test, loom))]
 #[path = "../../crates/cache/src/sync.rs"]
 mod sync;
+
+#[cfg(all(test, loom))]
+#[path = "../../crates/cluster/src/lease/gate.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the cluster calls what the models do not")]
+mod gate;
+
+#[cfg(all(test, loom))]
+#[path = "../../crates/cluster/src/lease/time.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the cluster calls what the models do not")]
+mod time;
 
 // The paths by which the sources know each other in their crate.
 #[cfg(all(test, loom))]
