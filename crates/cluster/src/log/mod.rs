@@ -160,3 +160,6 @@ pub struct LogStats {
     /// Whether writing failed.
     pub poisoned: bool,
 }
+
+#[cfg(test)]
+mod tests;

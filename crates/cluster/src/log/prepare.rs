@@ -13,6 +13,8 @@ use crate::ids::StorageId;
 
 /// The name of a file while it is made.
 const UNFINISHED: &str = "unfinished";
+/// How the names of files end that are kept to be used again.
+const SPARE: &str = ".spare";
 /// Files kept to be used again.
 const MAX_SPARES: usize = 2;
 /// Segments that may wait to be put away.
@@ -27,10 +29,6 @@ pub(super) fn segment_name(generation: u64) -> String {
 pub(super) fn generation_of(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".log").filter(|digits| digits.len() == 16)?;
     u64::from_str_radix(digits, 16).ok().filter(|generation| segment_name(*generation) == name)
-}
-
-fn spare_name(generation: u64) -> String {
-    format!("{generation:016x}.spare")
 }
 
 /// A segment with a header, and no record.
@@ -53,6 +51,8 @@ pub(super) struct Maker {
 struct State {
     next: u64,
     spares: Vec<String>,
+    /// Spares that there ever were: a generation may be put away more than once.
+    put_away: u64,
 }
 
 impl Maker {
@@ -63,12 +63,16 @@ impl Maker {
         len: u64,
         next: u64,
     ) -> Result<Self, ClusterError> {
-        let maker =
-            Self { volume, storage, len, state: Mutex::new(State { next, spares: Vec::new() }) };
+        let maker = Self {
+            volume,
+            storage,
+            len,
+            state: Mutex::new(State { next, spares: Vec::new(), put_away: 0 }),
+        };
         let names =
             maker.volume.list().map_err(ClusterError::file("list", maker.volume.path("")))?;
         for name in names {
-            if name == UNFINISHED || name.ends_with(".spare") {
+            if name == UNFINISHED || name.ends_with(SPARE) {
                 // Their length is not known without reading them.
                 maker
                     .volume
@@ -134,7 +138,8 @@ impl Maker {
         let name = segment_name(header.generation);
         let mut state = self.state.lock();
         if header.len == self.len && state.spares.len() < MAX_SPARES {
-            let spare = spare_name(header.generation);
+            let spare = format!("{:016x}{SPARE}", state.put_away);
+            state.put_away += 1;
             self.volume.rename(&name, &spare).map_err(self.file("put away", &name))?;
             self.volume.sync().map_err(self.file("flush the folder of", &spare))?;
             state.spares.push(spare);
@@ -211,6 +216,13 @@ impl Preparer {
         };
         self.ordered = false;
         (made, waited)
+    }
+
+    #[cfg(test)]
+    pub(super) fn settle(&self) {
+        while self.ordered && self.ready.is_empty() {
+            std::thread::yield_now();
+        }
     }
 
     /// Puts a segment away soon; `false` if too many wait for it: then ask again later.

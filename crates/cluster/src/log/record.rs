@@ -101,12 +101,14 @@ fn read_conf(payload: &[u8]) -> Option<ConfState> {
         Some(list.as_chunks().0.iter().copied().map(u64::from_le_bytes).collect::<Vec<_>>())
     };
     let [voters, learners, voters_outgoing, learners_next] = lens;
-    let mut conf = ConfState::default();
-    conf.voters = ids(voters)?;
-    conf.learners = ids(learners)?;
-    conf.voters_outgoing = ids(voters_outgoing)?;
-    conf.learners_next = ids(learners_next)?;
-    conf.auto_leave = u64::from_le_bytes(*auto_leave) != 0;
+    let conf = ConfState {
+        voters: ids(voters)?,
+        learners: ids(learners)?,
+        voters_outgoing: ids(voters_outgoing)?,
+        learners_next: ids(learners_next)?,
+        auto_leave: u64::from_le_bytes(*auto_leave) != 0,
+        ..ConfState::default()
+    };
     rest.is_empty().then_some(conf)
 }
 
@@ -312,9 +314,7 @@ impl View<'_> {
             Kind::Truncate => Op::Truncate { from: index },
             Kind::HardState => {
                 let vote = u64::from_le_bytes(self.payload.try_into().ok()?);
-                let mut state = HardState::default();
-                (state.term, state.vote, state.commit) = (term, vote, index);
-                Op::HardState(state)
+                Op::HardState(HardState { term, vote, commit: index, ..HardState::default() })
             }
             Kind::Mark => {
                 let mark = SnapshotMark { index, term, conf_state: read_conf(self.payload)? };
@@ -326,13 +326,14 @@ impl View<'_> {
 
     fn entry(&self) -> Option<Entry> {
         let Head { flags, term, index, .. } = self.head;
-        let mut entry = Entry::default();
-        entry.entry_type = match (flags & TYPE_MASK) >> TYPE_SHIFT {
+        let entry_type = match (flags & TYPE_MASK) >> TYPE_SHIFT {
             0 => EntryType::EntryNormal,
             1 => EntryType::EntryConfChange,
             2 => EntryType::EntryConfChangeV2,
             _ => return None,
         };
+        let sync_log = flags & SYNC_LOG != 0;
+        let mut entry = Entry { entry_type, sync_log, term, index, ..Entry::default() };
         let mut data = self.payload;
         if flags & CONTEXT != 0 {
             let (lengths, both) = data.split_first_chunk::<LENGTHS>()?;
@@ -344,8 +345,6 @@ impl View<'_> {
         }
         // Not a slice of the segment: one entry would keep all of it.
         entry.data = Bytes::copy_from_slice(data);
-        entry.sync_log = flags & SYNC_LOG != 0;
-        (entry.term, entry.index) = (term, index);
         Some(entry)
     }
 }

@@ -292,14 +292,12 @@ impl Storage for RaftStorage {
         // Entries must follow on it.
         let least = request_index.max(tail.base);
         let fits = |snapshot: &&Snapshot| snapshot.get_metadata().index >= least;
-        match tail.snapshot.as_ref().filter(fits).cloned() {
-            Some(snapshot) => Ok(snapshot),
-            None => {
-                tail.snapshot = None;
-                tail.wanted = true;
-                Err(StorageError::SnapshotTemporarilyUnavailable.into())
-            }
+        if let Some(snapshot) = tail.snapshot.as_ref().filter(fits) {
+            return Ok(snapshot.clone());
         }
+        tail.snapshot = None;
+        tail.wanted = true;
+        Err(StorageError::SnapshotTemporarilyUnavailable.into())
     }
 }
 

@@ -65,11 +65,30 @@ pub(super) fn write_all(
     Ok(calls)
 }
 
+/// Writes real zeros, durably: the first write into room that was only promised would have to be journaled by the file system.
+pub(super) fn zero(file: &dyn SegmentFile, from: u64, to: u64) -> io::Result<()> {
+    const STEP: usize = 256 << 10;
+    /// So that a flush of the log beside it never waits for much of it.
+    const FLUSH: u64 = 4 << 20;
+    let zeros = vec![0; usize::try_from(to.saturating_sub(from)).map_or(STEP, |len| len.min(STEP))];
+    let (mut at, mut flushed) = (from, from);
+    while at < to {
+        let step = usize::try_from(to - at).unwrap_or(STEP).min(STEP);
+        write_all(file, &mut [IoSlice::new(&zeros[..step])], at).map_err(|(_, error)| error)?;
+        at += step as u64;
+        if at - flushed >= FLUSH || at == to {
+            file.sync_data()?;
+            flushed = at;
+        }
+    }
+    Ok(())
+}
+
 /// A folder of the file system, held against other processes.
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    folder: File,
+    names: File,
     /// Its lock ends with it.
     _lock: File,
 }
@@ -92,7 +111,7 @@ impl Folder {
         let parent = File::open(parent.unwrap_or(Path::new(".")));
         let synced = parent.and_then(|parent| parent.sync_all()).and_then(|()| folder.sync_all());
         synced.map_err(ClusterError::file("flush the folder", path))?;
-        Ok(Self { path: path.to_owned(), folder, _lock: lock })
+        Ok(Self { path: path.to_owned(), names: folder, _lock: lock })
     }
 }
 
@@ -123,9 +142,10 @@ impl Volume for Folder {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
             Err(error) => return Err(error.into()),
         }
+        let file = OnDisk(file);
         zero(&file, 0, len)?;
-        file.sync_all()?;
-        Ok(Box::new(OnDisk(file)))
+        file.0.sync_all()?;
+        Ok(Box::new(file))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn SegmentFile>> {
@@ -142,28 +162,8 @@ impl Volume for Folder {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.folder.sync_all()
+        self.names.sync_all()
     }
-}
-
-/// Writes real zeros: the first write into room that was only promised would have to be journaled by the file system.
-fn zero(file: &File, from: u64, to: u64) -> io::Result<()> {
-    const STEP: usize = 256 << 10;
-    /// So that a flush of the log beside it never waits for much of it.
-    const FLUSH: u64 = 4 << 20;
-    let file = file.try_clone().map(OnDisk)?;
-    let zeros = vec![0; STEP];
-    let (mut at, mut flushed) = (from, from);
-    while at < to {
-        let step = usize::try_from(to - at).unwrap_or(STEP).min(STEP);
-        write_all(&file, &mut [IoSlice::new(&zeros[..step])], at).map_err(|(_, error)| error)?;
-        at += step as u64;
-        if at - flushed >= FLUSH {
-            file.sync_data()?;
-            flushed = at;
-        }
-    }
-    Ok(())
 }
 
 /// A file of the file system.

@@ -11,7 +11,7 @@ use super::prepare::{Maker, Prepared, Preparer, segment_name};
 use super::record::{self, Frame, Kind, LAST, REPLACES};
 use super::recover::{self, Found, Used};
 use super::shape::Shape;
-use super::volume::{Folder, SegmentFile, Volume, write_all};
+use super::volume::{Folder, SegmentFile, Volume, write_all, zero};
 use super::{Batch, LogOptions, LogStats, LogStore, Recovered, SnapshotMark, Synced};
 use crate::error::ClusterError;
 
@@ -129,10 +129,16 @@ impl SegmentLog {
         let name = segment_name(used.header.generation);
         let file = volume.open(&name).map_err(ClusterError::file("open", volume.path(&name)))?;
         if found.dirty {
-            let wiped = wipe(&*file, found.at, used.header.len);
+            let wiped = zero(&*file, found.at, used.header.len);
             wiped.map_err(ClusterError::file("clear the end of", volume.path(&name)))?;
         }
         Ok(Active { used, file, at: found.at })
+    }
+
+    /// Waits until the next segment stands ready.
+    #[cfg(test)]
+    pub(super) fn settle(&self) {
+        self.preparer.settle();
     }
 
     fn usable(&self) -> Result<(), ClusterError> {
@@ -391,16 +397,4 @@ fn thread<'a>(frame: &'a Frame, entries: &'a [Entry]) -> Vec<IoSlice<'a>> {
 fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
-}
-
-/// Overwrites a part of a segment with zeros, durably.
-fn wipe(file: &dyn SegmentFile, from: u64, to: u64) -> io::Result<()> {
-    let zeros = vec![0; 64 << 10];
-    let mut at = from;
-    while at < to {
-        let step = usize::try_from(to - at).unwrap_or(zeros.len()).min(zeros.len());
-        write_all(file, &mut [IoSlice::new(&zeros[..step])], at).map_err(|(_, error)| error)?;
-        at += step as u64;
-    }
-    file.sync_data()
 }
