@@ -51,7 +51,8 @@ pub fn begin_frame(out: &mut Segments, header: &MessageHeader) -> FrameMark {
 /// Fills in length and sums.
 ///
 /// # Errors
-/// [`WireError::TooLarge`]: the frame is taken back.
+/// [`WireError::TooLarge`]: the frame is taken back. [`WireError::Invalid`]: `out` is not the list that it was begun in, as
+/// it was then.
 #[expect(clippy::needless_pass_by_value, reason = "a frame ends once")]
 pub fn end_frame(out: &mut Segments, mark: FrameMark) -> Result<(), WireError> {
     let FrameMark { start, payload, mut header } = mark;
@@ -60,8 +61,11 @@ pub fn end_frame(out: &mut Segments, mark: FrameMark) -> Result<(), WireError> {
     header.payload_crc = header.payload_crc.map(|_| out.crc_since(payload));
     let mut bytes = [0; MAX_HEADER_SIZE];
     let len = header.encode(&mut bytes);
-    out.patch(start, 0, &bytes[..len]);
-    Ok(())
+    if out.patch(start, 0, &bytes[..len]) {
+        return Ok(());
+    }
+    let reason = "its list was finished or cleared before it was ended".to_owned();
+    Err(WireError::Invalid { what: "a frame", reason })
 }
 
 /// Writes a whole frame; the payload by reference if it is long enough. Length and sum are filled in.

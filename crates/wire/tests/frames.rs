@@ -122,6 +122,14 @@ fn a_payload_is_written_where_it_is() {
     assert_eq!(back.payload, [&b"small part, "[..], &payload].concat());
 }
 
+#[test]
+fn a_frame_is_ended_where_it_was_begun() {
+    let mut out = Segments::default();
+    let mark = begin_frame(&mut out, &MessageHeader::new(MessageType::RaftMessage));
+    out.clear();
+    assert!(matches!(end_frame(&mut out, mark), Err(WireError::Invalid { .. })));
+}
+
 fn message(len: usize) -> (MessageHeader, Bytes) {
     let header = MessageHeader::new(MessageType::RaftMessage).with_request_id([5; 16]);
     (header.with_deadline_ms(700), noise(len))
