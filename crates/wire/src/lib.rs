@@ -41,6 +41,7 @@
 mod compress;
 mod crc;
 pub mod error;
+mod fields;
 mod frame;
 mod gather;
 mod handler;
@@ -51,6 +52,7 @@ mod kind;
 mod limits;
 mod message;
 mod metrics;
+mod parser;
 mod payload;
 mod pending;
 pub mod raft;
@@ -62,10 +64,7 @@ mod stream;
 pub use compress::{COMPRESS_FROM, Compressor, Decompressor, FEATURE_LZ4, FEATURE_ZSTD};
 pub use crc::{Crc32c, crc32c};
 pub use error::WireError;
-pub use frame::{
-    Frame, FrameMark, FrameParser, ParserStats, begin_frame, encode_frame, encode_frame_borrowed,
-    end_frame,
-};
+pub use frame::{Frame, FrameMark, begin_frame, encode_frame, encode_frame_borrowed, end_frame};
 pub use handler::{
     ERROR_NO_ID, ERROR_PAYLOAD, Event, RaftProtocolHandler, RaftSink, RpcService, Ticket,
 };
@@ -87,6 +86,7 @@ pub use limits::{
 };
 pub use message::{Payload, SharedMessage, ZeroCopyMessage};
 pub use metrics::{DirectionSnapshot, LATENCY_BOUNDS_US, SIZE_BOUNDS, WireMetrics, WireSnapshot};
+pub use parser::{FrameParser, ParserStats};
 pub use payload::{deserialize_payload, serialize_payload_zero_copy};
 pub use pending::{Pending, PendingReply};
 pub use raft::utils as raft_utils;

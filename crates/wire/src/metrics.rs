@@ -2,8 +2,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::frame::ParserStats;
 use crate::limits::LARGE_MESSAGE_THRESHOLD;
+use crate::parser::ParserStats;
 
 /// Upper bounds of the sizes that are told apart, in bytes of payload. One more counter is for larger ones.
 pub const SIZE_BOUNDS: [usize; 8] =

@@ -10,14 +10,14 @@ use bytes::Bytes;
 
 use crate::error::WireError;
 use crate::frame::{
-    Frame, FrameParser, ParserStats, encode_frame, encode_frame_borrowed, payload_len, verify,
+    Frame, begin_frame, encode_frame, encode_frame_borrowed, end_frame, payload_len, verify,
 };
-use crate::frame::{begin_frame, end_frame};
 use crate::gather::Gather;
 use crate::header::{MessageHeader, StreamPart, StreamRole};
 use crate::kind::MessageType;
 use crate::limits::{CHUNK_BYTES, LARGE_MESSAGE_THRESHOLD, Limits};
 use crate::message::Payload;
+use crate::parser::{FrameParser, ParserStats};
 use crate::segments::Segments;
 
 /// Writes a message: whole if it is small, otherwise it answers with a writer that makes its chunks.
