@@ -254,13 +254,16 @@ fn count(tally: &mut Tally, _slow: bool) {
     tally.tests("count", &[&profile[..], &pool].concat(), &[]);
     let codec = ["--package", "straightway-codec", "--test", "alloc_count"];
     tally.tests("count", &[&profile[..], &codec].concat(), &[]);
+    let wire = ["--package", "straightway-wire", "--test", "alloc_count"];
+    tally.tests("count", &[&profile[..], &wire].concat(), &[]);
     let packets = ["--package", "straightway-packet", "--test", "overlay_alloc"];
     let more = ["--test", "packets_alloc", "--test", "batch"];
     tally.tests("count", &[&profile[..], &packets, &more].concat(), &[]);
 }
 
 /// Fuzz targets, and how many seconds each is run here; whoever hunts for more gives the programs more.
-const FUZZ: &[&str] = &["frame", "reassemble", "overlay", "pcap", "websocket", "archive"];
+const FUZZ: &[&str] =
+    &["frame", "reassemble", "overlay", "pcap", "websocket", "archive", "raft", "wire"];
 const FUZZ_SECONDS: u32 = 4;
 
 /// Builds the targets with the compiler's own coverage (no nightly, no further tool), and runs each from its corpus.
