@@ -13,6 +13,8 @@ const SHARED_TEXTS: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Index {
     by_key: BTreeMap<Arc<str>, Arc<Entry>>,
+    /// The same, for those who know the key: a third of the time. Never iterated over.
+    by_name: HashMap<Arc<str>, Arc<Entry>>,
     by_tag: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// Never iterated over: its order is nobody's.
     by_object: HashMap<ObjectId, Arc<str>>,
@@ -23,11 +25,11 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn get(&self, key: &str) -> Option<&Arc<Entry>> {
-        self.by_key.get(key)
+        self.by_name.get(key)
     }
 
     pub(super) fn by_object(&self, object: ObjectId) -> Option<&Arc<Entry>> {
-        self.by_object.get(&object).and_then(|key| self.by_key.get(key))
+        self.by_object.get(&object).and_then(|key| self.by_name.get(key))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -96,12 +98,14 @@ impl Index {
             self.by_expiry.insert((entry.expires_ms, entry.object));
         }
         self.bytes = self.bytes.wrapping_add(entry.len);
+        self.by_name.insert(Arc::clone(key), Arc::clone(&entry));
         self.by_key.insert(Arc::clone(key), entry);
     }
 
     /// Takes the entry under a key away.
     pub(super) fn unlink(&mut self, key: &str) -> Option<Arc<Entry>> {
         let entry = self.by_key.remove(key)?;
+        self.by_name.remove(key);
         self.by_object.remove(&entry.object);
         for tag in entry.tags.iter() {
             if let Some(keys) = self.by_tag.get_mut(tag) {
@@ -122,6 +126,7 @@ impl Index {
     pub(super) fn hold(&mut self, entry: &Arc<Entry>, holders: Arc<[RaftId]>) -> Arc<Entry> {
         let after = Arc::new(Entry { holders, ..Entry::clone(entry) });
         self.by_key.insert(Arc::clone(&after.key), Arc::clone(&after));
+        self.by_name.insert(Arc::clone(&after.key), Arc::clone(&after));
         after
     }
 }

@@ -60,7 +60,8 @@ pub enum What<'a> {
     Empty,
     /// To do what a command says.
     Command(&'a [u8]),
-    /// To keep the Raft configuration that the entry led to, encoded.
+    /// To keep the Raft configuration that the entry led to, encoded. The state is equal on all nodes only if this is: put
+    /// its members in order before encoding it.
     Conf(&'a [u8]),
 }
 

@@ -42,6 +42,7 @@ impl Catalogue {
     }
 
     /// At most `limit` entries whose keys begin with `prefix`, in order, from the one after `after`.
+    /// Nothing is applied meanwhile: ask for a page at a time.
     pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Vec<Arc<Entry>> {
         self.shared.state.read().index.range(prefix, after).take(limit).cloned().collect()
     }

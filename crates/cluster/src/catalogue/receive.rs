@@ -1,4 +1,5 @@
 //! The other end of a snapshot's way: see [`snapshot`](super::snapshot) for what it is like.
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -54,6 +55,13 @@ impl std::fmt::Debug for SnapshotReader {
     }
 }
 
+/// Where a row is in the bytes that have come.
+struct Place {
+    table: Table,
+    key: Range<usize>,
+    value: Range<usize>,
+}
+
 impl SnapshotReader {
     pub(super) fn new(slot: Slot) -> Result<Self, ClusterError> {
         let db = slot.0.place.beside()?;
@@ -85,10 +93,11 @@ impl SnapshotReader {
     pub fn write(&mut self, chunk: &[u8]) -> Result<(), ClusterError> {
         let mut bytes = std::mem::take(&mut self.pending);
         bytes.extend_from_slice(chunk);
-        let mut at = 0;
-        while let Some(taken) = self.step(bytes.get(at..).unwrap_or_default())? {
+        let (mut at, mut rows) = (0, Vec::new());
+        while let Some(taken) = self.step(bytes.get(at..).unwrap_or_default(), at, &mut rows)? {
             at += taken;
         }
+        self.store(&bytes, &rows)?;
         self.taken += at as u64;
         bytes.drain(..at);
         self.pending = bytes;
@@ -102,11 +111,16 @@ impl SnapshotReader {
     }
 
     /// Takes the header, one row or the end; answers with its length, or `None` when it is not all there.
-    fn step(&mut self, bytes: &[u8]) -> Result<Option<usize>, ClusterError> {
+    fn step(
+        &mut self,
+        bytes: &[u8],
+        at: usize,
+        rows: &mut Vec<Place>,
+    ) -> Result<Option<usize>, ClusterError> {
         if self.ended {
             return Ok(None);
         }
-        let whole = if self.begun { self.row(bytes)? } else { self.header(bytes)? };
+        let whole = if self.begun { self.row(bytes, at, rows)? } else { self.header(bytes)? };
         let Some(len) = whole else {
             return Ok(None);
         };
@@ -132,7 +146,12 @@ impl SnapshotReader {
         Ok(Some(HEADER_BYTES))
     }
 
-    fn row(&mut self, bytes: &[u8]) -> Result<Option<usize>, ClusterError> {
+    fn row(
+        &mut self,
+        bytes: &[u8],
+        at: usize,
+        rows: &mut Vec<Place>,
+    ) -> Result<Option<usize>, ClusterError> {
         if bytes.first() == Some(&END) {
             return self.end(bytes);
         }
@@ -155,11 +174,14 @@ impl SnapshotReader {
             return Ok(None);
         };
         self.table = table;
-        self.store(table, key, value)?;
+        self.check(table, key, value)?;
+        let key = at + ROW_HEADER_BYTES..at + ROW_HEADER_BYTES + key_len;
+        let value = key.end..key.end + value_len;
+        rows.push(Place { table, key, value });
         Ok(Some(ROW_HEADER_BYTES + key_len + value_len))
     }
 
-    fn store(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), ClusterError> {
+    fn check(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), ClusterError> {
         let archive = rows::open(key, value)
             .ok_or_else(|| invalid(format!("a row of table {} is damaged", table.name())))?;
         if (table, key) == (Table::Meta, STATE_KEY) {
@@ -171,13 +193,28 @@ impl SnapshotReader {
         if (table, key) == (Table::Meta, FORMAT_KEY) {
             rows::check_format(archive).map_err(invalid)?;
         }
+        Ok(())
+    }
+
+    /// Writes rows that were found in `bytes`, table by table.
+    fn store(&mut self, bytes: &[u8], rows: &[Place]) -> Result<(), ClusterError> {
         if self.txn.is_none() {
             self.txn = Some(begin(&self.db, Durability::None)?);
         }
-        if let Some(txn) = &self.txn {
-            put(&mut open(txn, table)?, key, Some(value))?;
+        let Some(txn) = &self.txn else {
+            return Ok(());
+        };
+        for of_one in rows.chunk_by(|a, b| a.table == b.table) {
+            let Some(first) = of_one.first() else {
+                continue;
+            };
+            let mut table = open(txn, first.table)?;
+            for Place { key, value, .. } in of_one {
+                self.uncommitted += key.len() + value.len();
+                let key = bytes.get(key.clone()).unwrap_or_default();
+                put(&mut table, key, bytes.get(value.clone()))?;
+            }
         }
-        self.uncommitted += key.len() + value.len();
         Ok(())
     }
 

@@ -53,6 +53,22 @@ fn another_version_and_another_process_are_named() {
     assert!(error.to_string().contains("version 2"), "{error}");
 }
 
+#[test]
+fn rows_that_are_missing_are_missed() {
+    for table in ["entries", "members", "tickets", "windows", "answers", "meta"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        written(folder.path());
+        let db = redb::Database::open(folder.path().join(FILE)).expect("opened");
+        let txn = db.begin_write().expect("begun");
+        let definition = redb::TableDefinition::<&[u8], &[u8]>::new(table);
+        drop(txn.open_table(definition).expect("opened").pop_last().expect("taken"));
+        txn.commit().expect("committed");
+        drop(db);
+        let error = Catalogue::open(folder.path()).expect_err("refused");
+        assert!(matches!(error, ClusterError::Corrupt { .. }), "{table}: {error}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 

@@ -2,11 +2,12 @@
 use super::*;
 
 const MANY: u64 = 100_000;
+const BATCH: usize = 20_000;
 
 fn filled(catalogue: &Catalogue) {
     let mut serial = 0;
-    for from in (0..MANY).step_by(5000) {
-        let commands: Vec<Bytes> = (from..from + 5000)
+    for from in (0..MANY).step_by(BATCH) {
+        let commands: Vec<Bytes> = (from..from + BATCH as u64)
             .map(|n| {
                 serial += 1;
                 let request = RequestId { node: 1, boot: 1, serial };
@@ -50,58 +51,94 @@ fn a_hundred_thousand_entries_are_purged_at_once() {
     assert_eq!((catalogue.len(), catalogue.state_digest()), (0, digest));
 }
 
-/// `cargo test --release -p straightway-cluster catalogue::tests::many::figures -- --ignored --nocapture`
 #[test]
-#[ignore = "prints rates, decides nothing"]
-fn figures() {
-    use std::time::Instant;
+fn a_purge_is_whole_once_it_counts_as_applied() {
+    let catalogue = started(Catalogue::volatile().expect("a catalogue"));
+    let mut log = Log::default();
+    for n in 0..3000 {
+        let tags = vec!["red".into()];
+        log.push(Op::Put(Put { tags, ..put(&format!("{}/{n}", n % 2), n) }));
+    }
+    let mut purge = |scope, value: &str| {
+        log.push(Op::Purge(Purge { scope, value: value.into() }));
+        log.entries.len() as u64 + 1
+    };
+    let (half, rest) = (purge(Scope::Prefix, "1/"), purge(Scope::Tag, "red"));
+    let seen = |until: u64, prefix: &str| {
+        // Whatever is seen on the way is an entry of that key; at the end there is none.
+        while catalogue.applied().index < until {
+            let listed = catalogue.list(prefix, None, 16);
+            assert!(listed.iter().all(|entry| entry.key.starts_with(prefix)));
+        }
+        catalogue.list(prefix, None, 1).len() + usize::from(catalogue.get("1/2999").is_some())
+    };
+    std::thread::scope(|scope| {
+        let readers = [(half, "1/"), (rest, "")]
+            .map(|(until, prefix)| scope.spawn(move || seen(until, prefix)));
+        log.feed(&catalogue, 500);
+        assert_eq!(readers.map(|reader| reader.join().expect("read")), [0, 0]);
+    });
+}
 
+/// CPU time of this thread so far: other processes do not count.
+fn cpu() -> std::time::Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
+    let first = text.split(' ').next().and_then(|nanos| nanos.parse().ok());
+    std::time::Duration::from_nanos(first.expect("a number"))
+}
+
+fn cost<T>(what: &str, count: u64, work: impl FnOnce() -> T) -> T {
+    let begun = cpu();
+    let done = work();
+    let took = cpu().saturating_sub(begun);
+    println!(
+        "{what}: {count} in {took:?} of CPU, {:.2} us each",
+        took.as_secs_f64() * 1e6 / count as f64
+    );
+    done
+}
+
+/// `cargo test -p straightway-cluster --config 'profile.dev.package.straightway-cluster.opt-level=3' --lib \
+/// catalogue::tests::many::figures -- --ignored --nocapture`
+#[test]
+#[ignore = "prints what things cost, decides nothing"]
+fn figures() {
     let folder = tempfile::tempdir().expect("a folder");
     let catalogue = started(Catalogue::open(folder.path()).expect("a catalogue"));
-    let rate = |what: &str, count: u64, started: Instant| {
-        let took = started.elapsed();
-        println!("{what}: {count} in {took:?}, {:.0} a second", count as f64 / took.as_secs_f64());
-    };
-    let begun = Instant::now();
-    filled(&catalogue);
-    rate("puts, batches of 5000, encoding included", MANY, begun);
-    let begun = Instant::now();
-    catalogue.sync().expect("synced");
-    rate("sync", 1, begun);
-    let begun = Instant::now();
-    for n in 0..5000 {
-        let request = RequestId { node: 1, boot: 1, serial: MANY + 1 + n };
-        apply_one(&catalogue, request, Op::Put(put(&format!("{}/{n:08}", n % 2), MANY + n)));
-    }
-    rate("puts, one by one", 5000, begun);
-    let keys: Vec<String> =
-        (0..MANY).map(|n| n * 7919 % MANY).map(|n| format!("{}/{n:08}", n % 2)).collect();
-    let begun = Instant::now();
-    let found = keys.iter().filter(|key| catalogue.get(key).is_some()).count() as u64;
-    rate("gets, one thread", found, begun);
-    let begun = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| keys.iter().filter(|key| catalogue.get(key).is_some()).count());
+    cost("puts, encoded and applied, 20000 a batch", MANY, || filled(&catalogue));
+    cost("sync", 1, || catalogue.sync().expect("synced"));
+    cost("puts, one a batch", 5000, || {
+        for n in 0..5000 {
+            let request = RequestId { node: 1, boot: 1, serial: MANY + 1 + n };
+            apply_one(&catalogue, request, Op::Put(put(&format!("{}/{n:08}", n % 2), MANY + n)));
         }
     });
-    rate("gets, two threads", 2 * MANY, begun);
-    let begun = Instant::now();
-    let (bytes, _) = bytes_of(catalogue.snapshot().expect("a snapshot"));
-    rate("bytes of a snapshot sent", bytes.len() as u64, begun);
-    let other_folder = tempfile::tempdir().expect("a folder");
-    let other = Catalogue::open(other_folder.path()).expect("a catalogue");
-    let begun = Instant::now();
-    install(&other, &bytes, CHUNK).expect("installed");
-    rate("bytes of a snapshot received and installed", bytes.len() as u64, begun);
-    drop(other);
-    let begun = Instant::now();
-    let other = Catalogue::open(other_folder.path()).expect("opened");
-    rate("entries loaded", other.len() as u64, begun);
-    for (scope, value) in [(Scope::Tag, "quarter"), (Scope::Prefix, "1/"), (Scope::All, "")] {
+    let names = (0..MANY).map(|n| n * 7919 % MANY);
+    let keys: Vec<String> = names.map(|n| format!("{}/{n:08}", n % 2)).collect();
+    let get = || keys.iter().filter(|key| catalogue.get(key).is_some()).count();
+    cost("gets", MANY, get);
+    std::thread::scope(|scope| {
+        for thread in ["gets, first of two threads", "gets, second of two threads"] {
+            scope.spawn(move || cost(thread, MANY, get));
+        }
+    });
+    let send = || bytes_of(catalogue.snapshot().expect("a snapshot"));
+    let (bytes, _) = cost("entries sent", MANY, send);
+    let other = tempfile::tempdir().expect("a folder");
+    let receiving = Catalogue::open(other.path()).expect("a catalogue");
+    cost("entries received and installed", MANY, || {
+        install(&receiving, &bytes, CHUNK).expect("installed");
+    });
+    drop(receiving);
+    let open = || Catalogue::open(other.path()).expect("opened");
+    let other = cost("entries loaded", MANY, open);
+    for (scope, value, count) in [
+        (Scope::Tag, "quarter", MANY / 4),
+        (Scope::Prefix, "1/", MANY / 2),
+        (Scope::All, "", MANY / 4),
+    ] {
         let request = RequestId { node: 1, boot: 2, serial: scope as u64 };
-        let begun = Instant::now();
-        let applied = apply_one(&other, request, Op::Purge(Purge { scope, value: value.into() }));
-        rate(&format!("purged by {scope:?}"), applied.forget.len() as u64, begun);
+        let op = Op::Purge(Purge { scope, value: value.into() });
+        cost(&format!("purged by {scope:?}"), count, || apply_one(&other, request, op));
     }
 }

@@ -219,7 +219,7 @@ fn check(catalogue: &Catalogue, model: &Model) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
     #[test]
     fn all_ways_lead_to_the_same_state(commands in commands(), batch in 1..20_usize, reopened in 0..60_usize, synced: bool) {
