@@ -6,11 +6,12 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use raft::prelude::{
-    ConfChange, ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState,
-    Entry, EntryType, HardState, Message, MessageType, Snapshot, SnapshotMetadata,
+    ConfChange, ConfChangeSingle, ConfChangeV2, ConfState, Entry, HardState, Message, Snapshot,
+    SnapshotMetadata,
 };
 use straightway_buffer::{Reason, count_copied};
 
+use super::kinds::{change_type, entry_type, message_type, transition};
 use super::proto::{Fault, Reader};
 use super::{MAX_CHANGES, MAX_ENTRIES, MAX_MEMBERS};
 use crate::error::WireError;
@@ -85,8 +86,16 @@ pub(super) fn from_bytes<T: Take>(
 ) -> Result<T, WireError> {
     let whole = data.whole();
     let mut source = Source { data, len: whole.len(), shared: None };
-    T::take(Reader::new(whole), &mut source)
-        .map_err(|fault| WireError::Invalid { what, reason: fault.text().to_owned() })
+    let mut value = T::default();
+    match value.take(Reader::new(whole), &mut source) {
+        Ok(()) => Ok(value),
+        Err(fault) => Err(invalid(what, fault)),
+    }
+}
+
+#[cold]
+fn invalid(what: &'static str, fault: Fault) -> WireError {
+    WireError::Invalid { what, reason: fault.text().to_owned() }
 }
 
 /// Where payloads come from.
@@ -109,20 +118,32 @@ impl<D: IntoWireBytes> Source<'_, D> {
     }
 }
 
-/// What can be read out of the fields of `reader`, all that it has.
-pub(super) trait Take: Sized {
+/// What can be filled in with the fields of `reader`, all that it has.
+pub(super) trait Take: Default {
     fn take<D: IntoWireBytes>(
+        &mut self,
         reader: Reader<'_>,
         source: &mut Source<'_, D>,
-    ) -> Result<Self, Fault>;
+    ) -> Result<(), Fault>;
+
+    /// As a field of something else.
+    fn nested<D: IntoWireBytes>(
+        reader: &mut Reader<'_>,
+        source: &mut Source<'_, D>,
+    ) -> Result<Self, Fault> {
+        let mut value = Self::default();
+        value.take(reader.nested()?, source)?;
+        Ok(value)
+    }
 }
 
 impl Take for Message {
     fn take<D: IntoWireBytes>(
+        &mut self,
         mut reader: Reader<'_>,
         source: &mut Source<'_, D>,
-    ) -> Result<Self, Fault> {
-        let mut message = Message::default();
+    ) -> Result<(), Fault> {
+        let message = self;
         let mut entries = Vec::new();
         while !reader.is_empty() {
             match reader.tag()? {
@@ -140,11 +161,15 @@ impl Take for Message {
                     if entries.len() == MAX_ENTRIES {
                         return Err(Fault::TooManyEntries);
                     }
-                    entries.push(Entry::take(reader.nested()?, source)?);
+                    let inside = reader.nested()?;
+                    entries.push(Entry::default());
+                    if let Some(entry) = entries.last_mut() {
+                        entry.take(inside, source)?;
+                    }
                 }
                 0x40 => message.commit = reader.varint()?,
                 0x4a if message.snapshot.is_some() => return Err(Fault::Twice),
-                0x4a => message.set_snapshot(Snapshot::take(reader.nested()?, source)?),
+                0x4a => message.set_snapshot(Snapshot::nested(&mut reader, source)?),
                 0x50 => message.reject = reader.flag()?,
                 0x58 => message.reject_hint = reader.varint()?,
                 0x62 => message.context = source.bytes(&mut reader)?,
@@ -156,17 +181,18 @@ impl Take for Message {
             }
         }
         message.entries = entries.into();
-        Ok(message)
+        Ok(())
     }
 }
 
 impl Take for Entry {
     #[inline]
     fn take<D: IntoWireBytes>(
+        &mut self,
         mut reader: Reader<'_>,
         source: &mut Source<'_, D>,
-    ) -> Result<Self, Fault> {
-        let mut entry = Entry::default();
+    ) -> Result<(), Fault> {
+        let entry = self;
         while !reader.is_empty() {
             match reader.tag()? {
                 0x08 => entry.entry_type = entry_type(reader.varint()?)?,
@@ -178,53 +204,56 @@ impl Take for Entry {
                 tag => reader.skip(tag, 6)?,
             }
         }
-        Ok(entry)
+        Ok(())
     }
 }
 
 impl Take for Snapshot {
     fn take<D: IntoWireBytes>(
+        &mut self,
         mut reader: Reader<'_>,
         source: &mut Source<'_, D>,
-    ) -> Result<Self, Fault> {
-        let mut snapshot = Snapshot::default();
+    ) -> Result<(), Fault> {
+        let snapshot = self;
         while !reader.is_empty() {
             match reader.tag()? {
                 0x0a => snapshot.data = source.bytes(&mut reader)?,
                 0x12 if snapshot.metadata.is_some() => return Err(Fault::Twice),
-                0x12 => snapshot.set_metadata(SnapshotMetadata::take(reader.nested()?, source)?),
+                0x12 => snapshot.set_metadata(SnapshotMetadata::nested(&mut reader, source)?),
                 tag => reader.skip(tag, 2)?,
             }
         }
-        Ok(snapshot)
+        Ok(())
     }
 }
 
 impl Take for SnapshotMetadata {
     fn take<D: IntoWireBytes>(
+        &mut self,
         mut reader: Reader<'_>,
         source: &mut Source<'_, D>,
-    ) -> Result<Self, Fault> {
-        let mut metadata = SnapshotMetadata::default();
+    ) -> Result<(), Fault> {
+        let metadata = self;
         while !reader.is_empty() {
             match reader.tag()? {
                 0x0a if metadata.conf_state.is_some() => return Err(Fault::Twice),
-                0x0a => metadata.set_conf_state(ConfState::take(reader.nested()?, source)?),
+                0x0a => metadata.set_conf_state(ConfState::nested(&mut reader, source)?),
                 0x10 => metadata.index = reader.varint()?,
                 0x18 => metadata.term = reader.varint()?,
                 tag => reader.skip(tag, 3)?,
             }
         }
-        Ok(metadata)
+        Ok(())
     }
 }
 
 impl Take for ConfState {
     fn take<D: IntoWireBytes>(
+        &mut self,
         mut reader: Reader<'_>,
         _source: &mut Source<'_, D>,
-    ) -> Result<Self, Fault> {
-        let mut state = ConfState::default();
+    ) -> Result<(), Fault> {
+        let state = self;
         while !reader.is_empty() {
             let tag = reader.tag()?;
             let list = match tag >> 3 {
@@ -253,7 +282,7 @@ impl Take for ConfState {
                 _ => return Err(Fault::WireType),
             }
         }
-        Ok(state)
+        Ok(())
     }
 }
 
@@ -267,10 +296,11 @@ fn push_member(list: &mut Vec<u64>, id: u64) -> Result<(), Fault> {
 
 impl Take for HardState {
     fn take<D: IntoWireBytes>(
+        &mut self,
         mut reader: Reader<'_>,
         _source: &mut Source<'_, D>,
-    ) -> Result<Self, Fault> {
-        let mut state = HardState::default();
+    ) -> Result<(), Fault> {
+        let state = self;
         while !reader.is_empty() {
             match reader.tag()? {
                 0x08 => state.term = reader.varint()?,
@@ -279,16 +309,17 @@ impl Take for HardState {
                 tag => reader.skip(tag, 3)?,
             }
         }
-        Ok(state)
+        Ok(())
     }
 }
 
 impl Take for ConfChange {
     fn take<D: IntoWireBytes>(
+        &mut self,
         mut reader: Reader<'_>,
         source: &mut Source<'_, D>,
-    ) -> Result<Self, Fault> {
-        let mut change = ConfChange::default();
+    ) -> Result<(), Fault> {
+        let change = self;
         while !reader.is_empty() {
             match reader.tag()? {
                 0x08 => change.id = reader.varint()?,
@@ -298,16 +329,17 @@ impl Take for ConfChange {
                 tag => reader.skip(tag, 4)?,
             }
         }
-        Ok(change)
+        Ok(())
     }
 }
 
 impl Take for ConfChangeSingle {
     fn take<D: IntoWireBytes>(
+        &mut self,
         mut reader: Reader<'_>,
         _source: &mut Source<'_, D>,
-    ) -> Result<Self, Fault> {
-        let mut change = ConfChangeSingle::default();
+    ) -> Result<(), Fault> {
+        let change = self;
         while !reader.is_empty() {
             match reader.tag()? {
                 0x08 => change.change_type = change_type(reader.varint()?)?,
@@ -315,81 +347,29 @@ impl Take for ConfChangeSingle {
                 tag => reader.skip(tag, 2)?,
             }
         }
-        Ok(change)
+        Ok(())
     }
 }
 
 impl Take for ConfChangeV2 {
     fn take<D: IntoWireBytes>(
+        &mut self,
         mut reader: Reader<'_>,
         source: &mut Source<'_, D>,
-    ) -> Result<Self, Fault> {
-        let mut change = ConfChangeV2::default();
+    ) -> Result<(), Fault> {
+        let change = self;
         while !reader.is_empty() {
             match reader.tag()? {
                 0x08 => change.transition = transition(reader.varint()?)?,
                 0x12 if change.changes.len() == MAX_CHANGES => return Err(Fault::TooManyChanges),
                 0x12 => {
-                    let single = ConfChangeSingle::take(reader.nested()?, source)?;
+                    let single = ConfChangeSingle::nested(&mut reader, source)?;
                     change.mut_changes().push(single);
                 }
                 0x1a => change.context = source.bytes(&mut reader)?,
                 tag => reader.skip(tag, 3)?,
             }
         }
-        Ok(change)
+        Ok(())
     }
-}
-
-#[inline]
-fn message_type(number: u64) -> Result<MessageType, Fault> {
-    use MessageType::{
-        MsgAppend, MsgAppendResponse, MsgBeat, MsgCheckQuorum, MsgHeartbeat, MsgHeartbeatResponse,
-        MsgHup, MsgPropose, MsgReadIndex, MsgReadIndexResp, MsgRequestPreVote,
-        MsgRequestPreVoteResponse, MsgRequestVote, MsgRequestVoteResponse, MsgSnapStatus,
-        MsgSnapshot, MsgTimeoutNow, MsgTransferLeader, MsgUnreachable,
-    };
-    const TYPES: [MessageType; 19] = [
-        MsgHup,
-        MsgBeat,
-        MsgPropose,
-        MsgAppend,
-        MsgAppendResponse,
-        MsgRequestVote,
-        MsgRequestVoteResponse,
-        MsgSnapshot,
-        MsgHeartbeat,
-        MsgHeartbeatResponse,
-        MsgUnreachable,
-        MsgSnapStatus,
-        MsgCheckQuorum,
-        MsgTransferLeader,
-        MsgTimeoutNow,
-        MsgReadIndex,
-        MsgReadIndexResp,
-        MsgRequestPreVote,
-        MsgRequestPreVoteResponse,
-    ];
-    one_of(&TYPES, number)
-}
-
-#[inline]
-fn entry_type(number: u64) -> Result<EntryType, Fault> {
-    use EntryType::{EntryConfChange, EntryConfChangeV2, EntryNormal};
-    one_of(&[EntryNormal, EntryConfChange, EntryConfChangeV2], number)
-}
-
-fn change_type(number: u64) -> Result<ConfChangeType, Fault> {
-    use ConfChangeType::{AddLearnerNode, AddNode, RemoveNode};
-    one_of(&[AddNode, RemoveNode, AddLearnerNode], number)
-}
-
-fn transition(number: u64) -> Result<ConfChangeTransition, Fault> {
-    use ConfChangeTransition::{Auto, Explicit, Implicit};
-    one_of(&[Auto, Implicit, Explicit], number)
-}
-
-#[inline]
-fn one_of<T: Copy>(values: &[T], number: u64) -> Result<T, Fault> {
-    usize::try_from(number).ok().and_then(|at| values.get(at)).copied().ok_or(Fault::Enum)
 }

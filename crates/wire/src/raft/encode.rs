@@ -1,5 +1,5 @@
 //! Raft messages to bytes: the same that the library's own codec writes, field for field.
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use raft::prelude::{
     ConfChange, ConfChangeSingle, ConfChangeV2, ConfState, Entry, HardState, Message, Snapshot,
     SnapshotMetadata,
@@ -13,34 +13,17 @@ use crate::segments::Segments;
 /// Longest message that the format allows.
 const MAX_ENCODED: usize = i32::MAX as usize;
 
+/// The most that numbers and lengths of a message take, and those of an entry: each with a tag of one byte and ten bytes of
+/// its own, one of two.
+const MESSAGE: usize = 15 * 11 + 12;
+const ENTRY: usize = 7 * 11;
+
 /// Where encoded bytes go: heads, which are lost after the call, and payloads, which may be kept by reference.
 pub trait Sink {
     /// Tags, lengths and numbers.
     fn head(&mut self, bytes: &[u8]);
     /// The bytes of an entry, a snapshot or a context.
     fn payload(&mut self, bytes: &Bytes);
-}
-
-impl Sink for Vec<u8> {
-    fn head(&mut self, bytes: &[u8]) {
-        self.extend_from_slice(bytes);
-    }
-
-    fn payload(&mut self, bytes: &Bytes) {
-        count_copied(bytes.len(), Reason::Gather);
-        self.extend_from_slice(bytes);
-    }
-}
-
-impl Sink for BytesMut {
-    fn head(&mut self, bytes: &[u8]) {
-        self.put_slice(bytes);
-    }
-
-    fn payload(&mut self, bytes: &Bytes) {
-        count_copied(bytes.len(), Reason::Gather);
-        self.put_slice(bytes);
-    }
 }
 
 /// Payloads below [`Segments::cut`] are gathered, others kept by reference.
@@ -58,21 +41,58 @@ impl Sink for Segments {
     }
 }
 
-/// A buffer that all bytes of a message can be appended to.
-pub trait WireBuffer: Sink {
+/// A buffer that all bytes of a message can be appended to: `Vec<u8>` or [`BytesMut`].
+pub trait WireBuffer: sealed::Sealed {
+    /// How many more bytes have room.
+    #[doc(hidden)]
+    fn spare(&self) -> usize;
     /// Makes room for `len` more bytes at once.
+    #[doc(hidden)]
     fn make_room(&mut self, len: usize);
+    /// Appends.
+    #[doc(hidden)]
+    fn append(&mut self, bytes: &[u8]);
 }
 
-impl WireBuffer for Vec<u8> {
-    fn make_room(&mut self, len: usize) {
-        self.reserve(len);
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for Vec<u8> {}
+    impl Sealed for bytes::BytesMut {}
+}
+
+macro_rules! wire_buffer {
+    ($type:ty) => {
+        impl WireBuffer for $type {
+            fn spare(&self) -> usize {
+                self.capacity() - self.len()
+            }
+
+            fn make_room(&mut self, len: usize) {
+                self.reserve(len);
+            }
+
+            #[inline]
+            fn append(&mut self, bytes: &[u8]) {
+                self.extend_from_slice(bytes);
+            }
+        }
+    };
+}
+wire_buffer!(Vec<u8>);
+wire_buffer!(BytesMut);
+
+/// Everything into one buffer; whoever uses it counts the copies.
+pub(super) struct Whole<'a, B: WireBuffer>(pub(super) &'a mut B);
+
+impl<B: WireBuffer> Sink for Whole<'_, B> {
+    #[inline]
+    fn head(&mut self, bytes: &[u8]) {
+        self.0.append(bytes);
     }
-}
 
-impl WireBuffer for BytesMut {
-    fn make_room(&mut self, len: usize) {
-        self.reserve(len);
+    #[inline]
+    fn payload(&mut self, bytes: &Bytes) {
+        self.0.append(bytes);
     }
 }
 
@@ -83,8 +103,9 @@ pub fn encoded_len(message: &Message) -> usize {
 
 /// `message` as one string of bytes, in one allocation.
 pub fn serialize_raft_message_fast(message: &Message) -> Result<Bytes, WireError> {
-    let mut buffer = Vec::with_capacity(checked_len(message)?);
-    put(message, &mut buffer);
+    let mut buffer = Vec::with_capacity(checked(message.wire_len())?);
+    put(message, &mut Whole(&mut buffer));
+    count_copied(Most::of(message).payloads, Reason::Gather);
     Ok(Bytes::from(buffer))
 }
 
@@ -93,8 +114,13 @@ pub fn serialize_raft_message_into(
     message: &Message,
     buffer: &mut impl WireBuffer,
 ) -> Result<(), WireError> {
-    buffer.make_room(checked_len(message)?);
-    put(message, buffer);
+    let most = Most::of(message);
+    let len = checked(most.len())?;
+    if buffer.spare() < len && buffer.spare() < message.wire_len() {
+        buffer.make_room(len);
+    }
+    put(message, &mut Whole(buffer));
+    count_copied(most.payloads, Reason::Gather);
     Ok(())
 }
 
@@ -116,13 +142,12 @@ pub fn serialize_raft_message_vectored<S: Sink + ?Sized>(
     message: &Message,
     sink: &mut S,
 ) -> Result<(), WireError> {
-    checked_len(message)?;
+    checked(Most::of(message).len())?;
     put(message, sink);
     Ok(())
 }
 
-fn checked_len(message: &Message) -> Result<usize, WireError> {
-    let len = message.wire_len();
+fn checked(len: usize) -> Result<usize, WireError> {
     if len > MAX_ENCODED {
         let limit = MAX_ENCODED as u64;
         return Err(WireError::TooLarge { what: "a Raft message", len: len as u64, limit });
@@ -130,10 +155,36 @@ fn checked_len(message: &Message) -> Result<usize, WireError> {
     Ok(len)
 }
 
+/// A little more than a message takes: found faster than how much it is.
+struct Most {
+    heads: usize,
+    payloads: usize,
+}
+
+impl Most {
+    fn of(message: &Message) -> Self {
+        let mut most = Self { heads: MESSAGE, payloads: message.context.len() };
+        for entry in &message.entries {
+            most.heads += ENTRY;
+            most.payloads += entry.data.len() + entry.context.len();
+        }
+        if let Some(snapshot) = message.snapshot.as_ref() {
+            most.heads += nested_len(snapshot.wire_len()) - snapshot.data.len();
+            most.payloads += snapshot.data.len();
+        }
+        most
+    }
+
+    fn len(&self) -> usize {
+        self.heads + self.payloads
+    }
+}
+
 /// Any value in one allocation.
 pub(super) fn to_bytes(value: &impl Put) -> Bytes {
     let mut buffer = Vec::with_capacity(value.wire_len());
-    put(value, &mut buffer);
+    put(value, &mut Whole(&mut buffer));
+    count_copied(buffer.len(), Reason::Gather);
     Bytes::from(buffer)
 }
 

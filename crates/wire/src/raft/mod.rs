@@ -6,6 +6,7 @@
 mod decode;
 mod encode;
 mod facts;
+mod kinds;
 mod proto;
 pub mod utils;
 mod validate;
