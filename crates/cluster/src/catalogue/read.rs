@@ -47,7 +47,7 @@ impl Catalogue {
         self.shared.state.read().index.range(prefix, after).take(limit).cloned().collect()
     }
 
-    /// At most `limit` objects whose lifetime has ended, for [`Expire`].
+    /// At most `limit` objects whose lifetime has ended, for [`Expire`](super::Expire).
     pub fn expired(&self, now_ms: u64, limit: usize) -> Vec<ObjectId> {
         self.shared.state.read().index.expired(now_ms).take(limit).collect()
     }

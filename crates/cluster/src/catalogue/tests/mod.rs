@@ -189,3 +189,21 @@ fn a_cluster_begins_once() {
     assert_eq!(catalogue.applied(), Mark { index: 1, term: 1 });
     assert_eq!(catalogue.members()[0].key, first().key);
 }
+
+#[test]
+fn after_a_failed_write_nothing_is_written_and_all_is_read() {
+    let mut log = Log::default();
+    log.push(Op::Put(put("k", 1)));
+    let (catalogue, _) = log.replayed();
+    let lost = ClusterError::Catalogue { act: "written", reason: "the disk is gone".into() };
+    catalogue.shared.disk.lock().fail(&lost);
+    let input = Input { index: 3, term: 1, what: What::Empty };
+    for error in [catalogue.apply(&[input]).map(drop), catalogue.sync().map(drop)] {
+        let error = error.expect_err("poisoned").to_string();
+        assert!(
+            error.contains("start the node again") && error.contains("the disk is gone"),
+            "{error}"
+        );
+    }
+    assert_eq!((catalogue.applied().index, catalogue.len()), (2, 1));
+}
