@@ -37,7 +37,9 @@ pub enum ClusterError {
         reason: String,
     },
     /// Writing failed once: what is on the disk is not known any more, so nothing more is written.
-    #[error("the log cannot be written since an earlier failure ({first}); see to the disk and start the node again")]
+    #[error(
+        "the log cannot be written since an earlier failure ({first}); see to the disk and start the node again"
+    )]
     Poisoned {
         /// The failure.
         first: String,
@@ -85,7 +87,9 @@ pub enum ClusterError {
         what: &'static str,
     },
     /// There is no leader, or no majority that answers.
-    #[error("the cluster has no leader that a majority follows (waited {waited:?}); the members that run are not enough, or cannot reach each other")]
+    #[error(
+        "the cluster has no leader that a majority follows (waited {waited:?}); the members that run are not enough, or cannot reach each other"
+    )]
     NoQuorum {
         /// How long it was waited for.
         waited: Duration,
@@ -123,7 +127,10 @@ pub enum ClusterError {
 
 impl ClusterError {
     /// Makes a [`ClusterError::File`] of what the system said.
-    pub(crate) fn file(act: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn file(
+        act: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { act, path, source }
     }

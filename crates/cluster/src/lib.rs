@@ -5,13 +5,23 @@
 #![forbid(unsafe_code)]
 
 pub mod catalogue;
+pub mod core;
 pub mod error;
 pub mod ids;
 pub mod lease;
 pub mod log;
+pub mod memory;
+pub mod mesh;
 pub mod net;
+pub mod node;
 pub mod store;
+pub mod transfer;
 
 pub use error::ClusterError;
 pub use ids::{ClusterId, NodeKey, ObjectId, RaftId, StorageId};
+pub use net::{JoinRole, Ticket};
+pub use node::{
+    Cluster, ClusterConfig, Consistency, Fetched, LeaseStatus, MemberStatus, Observer, PutOutcome,
+    Start, Status,
+};
 pub use store::{BoxFuture, ObjectInfo, ObjectReader, ObjectSink, ObjectStore, StoreError};

@@ -58,7 +58,10 @@ pub enum StoreError {
 /// Keeps the bytes of objects, one version under one [`ObjectId`]. What is stored is visible to nobody but the cluster.
 pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     /// Opens what is stored whole under `id`; `None`: it is not here.
-    fn open(&self, id: ObjectId) -> BoxFuture<'_, Result<Option<Box<dyn ObjectReader>>, StoreError>>;
+    fn open(
+        &self,
+        id: ObjectId,
+    ) -> BoxFuture<'_, Result<Option<Box<dyn ObjectReader>>, StoreError>>;
     /// Begins to store. Nothing is there before [`ObjectSink::finish`]; dropping the sink forgets what was written.
     fn create<'a>(
         &'a self,

@@ -15,6 +15,7 @@ pub mod config;
 pub mod counters;
 pub mod feed;
 pub mod http;
+mod member;
 pub mod node;
 pub mod probe;
 pub mod server;
@@ -22,5 +23,7 @@ pub mod state;
 
 pub use straightway_buffer as buffer;
 pub use straightway_cache as cache;
+pub use straightway_cluster as cluster;
 pub use straightway_codec as codec;
 pub use straightway_packet as packet;
+pub use straightway_wire as wire;

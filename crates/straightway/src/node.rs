@@ -3,16 +3,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
-use straightway_cache::{CacheError, CacheInfo, RawDiskCache};
+use straightway_cache::{CacheError, CacheInfo, Observer, RawDiskCache};
+use straightway_cluster::{Cluster, ClusterConfig, ClusterError, JoinRole, Start};
 use thiserror::Error;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 
 use crate::admin::AdminServer;
 use crate::auth::Token;
-use crate::config::settings::NodeSettings;
+use crate::config::settings::{ClusterSettings, NodeSettings};
 use crate::feed::{Feed, FeedError};
 use crate::http::access::AccessLogger;
+use crate::member::{CacheStore, ClusterObserver};
 use crate::server::tls::TlsError;
 use crate::server::{DataServer, drain, is_loopback, listen, tls};
 use crate::state::{Limits, NodeState, Parts};
@@ -53,6 +57,15 @@ pub enum NodeError {
     /// The live feed could not be started.
     #[error("the live feed could not be started")]
     Feed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The node cannot be a member of its cluster.
+    #[error("the cluster")]
+    Cluster(#[source] ClusterError),
+    /// The node was a member of its cluster and cannot be that any longer.
+    #[error("this node {reason}")]
+    Expelled {
+        /// Why.
+        reason: String,
+    },
     /// A thread, timer or signal handler was refused.
     #[error("the system refused {what}")]
     System {
@@ -78,6 +91,19 @@ pub struct Ready {
     pub workers: usize,
     /// What the cache found out about its file and system.
     pub cache: CacheInfo,
+    /// The cluster that it is a member of.
+    pub cluster: Option<Membership>,
+}
+
+/// What a member of a cluster says about itself once it serves.
+#[derive(Debug, Clone)]
+pub struct Membership {
+    /// Its number.
+    pub id: u64,
+    /// Where it listens for other members (UDP).
+    pub address: SocketAddr,
+    /// A ticket for nodes that are to join; what a cluster's first node has.
+    pub ticket: Option<String>,
 }
 
 /// A running node. Dropping it without [`Node::stop`] leaves its threads to the end of the process.
@@ -87,6 +113,8 @@ pub struct Node {
     ready: Ready,
     data: DataServer,
     admin: AdminServer,
+    /// What the cluster's connections run on, beside the network threads.
+    runtime: Option<Runtime>,
 }
 
 impl Node {
@@ -103,7 +131,25 @@ impl Node {
         let failed = |error: FeedError| NodeError::Feed(Box::new(error));
         let name = settings.node_name.clone().unwrap_or_else(host_name);
         let feed = Feed::start(name, settings.feed, settings.optimizer).map_err(failed)?;
-        let cache = open_cache(&settings, &feed).await?;
+        let data_addresses = listeners.iter().map(local).collect::<Result<Vec<_>, _>>()?;
+        let observer = ClusterObserver::new(feed.observer());
+        let cache = match settings.cluster {
+            Some(_) => open_cache(&settings, observer.clone()).await?,
+            None => open_cache(&settings, feed.observer()).await?,
+        };
+        let mut runtime = None;
+        let mut joined = None;
+        if let Some(cluster) = &settings.cluster {
+            let runtime = runtime.insert(cluster_runtime()?);
+            let config = cluster_config(&settings, cluster, &data_addresses, acceptor.is_some());
+            observer.open(&cache);
+            let starting = member(config, cache.clone(), observer);
+            let started = runtime.spawn(starting).await;
+            joined = Some(started.map_err(|_| NodeError::Expelled {
+                reason: "could not start its part of the cluster".to_owned(),
+            })??);
+        }
+        let (cluster, membership) = joined.unzip();
         let workers = match settings.workers {
             0 => available_parallelism().map_or(1, usize::from),
             workers => workers,
@@ -118,19 +164,28 @@ impl Node {
         let token = settings.token.as_ref().map(|secret| Token::new(secret.expose()));
         let access = AccessLogger::start(settings.access_log)
             .map_err(|source| NodeError::System { what: "a thread for the access log", source })?;
-        let parts = Parts { cache, token, feed, access, origins: settings.origins.clone() };
+        let parts = Parts {
+            cache,
+            cluster,
+            token,
+            feed,
+            access,
+            default_ttl: settings.ttl,
+            origins: settings.origins.clone(),
+        };
         let state = Arc::new(NodeState::new(parts, limits, settings.verify_ahead, workers));
         let ready = Ready {
-            data: listeners.iter().map(local).collect::<Result<_, _>>()?,
+            data: data_addresses,
             admin: local(&admin_listener)?,
             tls: acceptor.is_some(),
             workers,
             cache: state.cache().info().clone(),
+            cluster: membership,
         };
         let data = DataServer::start(&state, listeners, acceptor.as_ref(), workers)
             .map_err(|source| NodeError::System { what: "a network thread", source })?;
         let admin = AdminServer::start(&state, admin_listener);
-        Ok(Self { state, ready, data, admin })
+        Ok(Self { state, ready, data, admin, runtime })
     }
 
     /// Where it listens, and on what.
@@ -146,6 +201,12 @@ impl Node {
     /// Stops accepting, finishes running requests within the drain limit, and closes the cache.
     pub async fn stop(self) -> Result<(), NodeError> {
         self.data.stop().await;
+        if let Some(cluster) = self.state.cluster() {
+            cluster.stop().await;
+        }
+        if let Some(runtime) = self.runtime {
+            runtime.shutdown_background();
+        }
         let state = self.state.clone();
         // Subscribers are told to come back; that takes a second at most.
         drop(tokio::task::spawn_blocking(move || state.feed.stop()).await);
@@ -165,9 +226,75 @@ pub async fn run(settings: NodeSettings, ready: impl FnOnce(&Ready)) -> Result<(
     let mut signals = drain::Signals::install().map_err(refused)?;
     let node = Node::start(settings).await?;
     ready(node.ready());
-    let signal = signals.received().await;
-    tracing::info!(signal, "draining");
-    node.stop().await
+    let expelled = async {
+        match node.state().cluster() {
+            Some(cluster) => cluster.failed().await,
+            None => std::future::pending().await,
+        }
+    };
+    let reason = tokio::select! {
+        signal = signals.received() => {
+            tracing::info!(signal, "draining");
+            None
+        }
+        reason = expelled => Some(reason),
+    };
+    node.stop().await?;
+    reason.map_or(Ok(()), |reason| Err(NodeError::Expelled { reason }))
+}
+
+/// How long a member waits for the cluster before it says that it is ready; it then answers 503 where it must ask.
+const FIRST_WORD: Duration = Duration::from_secs(5);
+/// How long the first ticket is good for.
+const TICKET_LIFETIME: Duration = Duration::from_mins(60);
+/// Threads for the cluster's connections.
+const CLUSTER_THREADS: usize = 2;
+
+fn cluster_runtime() -> Result<Runtime, NodeError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CLUSTER_THREADS)
+        .thread_name("cluster")
+        .enable_all()
+        .build()
+        .map_err(|source| NodeError::System { what: "threads for the cluster", source })
+}
+
+fn cluster_config(
+    settings: &NodeSettings,
+    cluster: &ClusterSettings,
+    data: &[SocketAddr],
+    tls: bool,
+) -> ClusterConfig {
+    let scheme = if tls { "https" } else { "http" };
+    ClusterConfig {
+        data_dir: settings.data_dir.clone(),
+        start: cluster.start.clone(),
+        listen: cluster.listen,
+        advertise: cluster.advertise.clone(),
+        name: settings.node_name.clone().unwrap_or_else(host_name),
+        http: data.first().map_or_else(String::new, |data| format!("{scheme}://{data}")),
+        copies: cluster.copies,
+    }
+}
+
+/// Starts the node's part of the cluster.
+async fn member(
+    config: ClusterConfig,
+    cache: RawDiskCache,
+    observer: Arc<ClusterObserver>,
+) -> Result<(Cluster, Membership), NodeError> {
+    let first = config.start == Start::First;
+    let store = Arc::new(CacheStore::new(cache));
+    let cluster =
+        Cluster::start(config, store, observer.clone()).await.map_err(NodeError::Cluster)?;
+    observer.joined(cluster.clone());
+    let mut ticket = None;
+    if cluster.ready(FIRST_WORD).await && first {
+        let issued = cluster.ticket(TICKET_LIFETIME, JoinRole::Voter).await;
+        ticket = Some(issued.map_err(NodeError::Cluster)?.to_string());
+    }
+    let membership = Membership { id: cluster.id(), address: cluster.local_addr(), ticket };
+    Ok((cluster, membership))
 }
 
 fn check_exposure(settings: &NodeSettings) -> Result<(), NodeError> {
@@ -180,7 +307,10 @@ fn check_exposure(settings: &NodeSettings) -> Result<(), NodeError> {
     }
 }
 
-async fn open_cache(settings: &NodeSettings, feed: &Feed) -> Result<RawDiskCache, NodeError> {
+async fn open_cache(
+    settings: &NodeSettings,
+    observer: Arc<dyn Observer>,
+) -> Result<RawDiskCache, NodeError> {
     let mut builder = RawDiskCache::builder(&settings.cache)
         .size(settings.size)
         .block_size(settings.block_size)
@@ -190,7 +320,7 @@ async fn open_cache(settings: &NodeSettings, feed: &Feed) -> Result<RawDiskCache
         .verify_ahead(settings.verify_ahead)
         .scrub_rate(settings.scrub_rate)
         .zero_copy(settings.zero_copy)
-        .observer(feed.observer());
+        .observer(observer);
     if let Some(bytes) = settings.max_object {
         builder = builder.max_object(bytes);
     }

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use straightway_cache::RawDiskCache;
+use straightway_cluster::Cluster;
 
 use crate::auth::Token;
 use crate::counters::{HttpStats, Shard};
@@ -13,6 +14,7 @@ use crate::http::access::AccessLogger;
 #[derive(Debug)]
 pub struct NodeState {
     pub(crate) cache: RawDiskCache,
+    cluster: Option<Cluster>,
     pub(crate) token: Option<Token>,
     pub(crate) feed: Feed,
     pub(crate) access: Option<AccessLogger>,
@@ -21,6 +23,7 @@ pub struct NodeState {
     pub(crate) limits: Limits,
     /// Objects up to this many bytes are verified and in memory when the cache has opened them.
     pub(crate) verify_ahead: u64,
+    default_ttl: Duration,
     shards: Box<[Shard]>,
     draining: AtomicBool,
     started: Instant,
@@ -30,9 +33,11 @@ pub struct NodeState {
 /// What a node is put together from.
 pub(crate) struct Parts {
     pub(crate) cache: RawDiskCache,
+    pub(crate) cluster: Option<Cluster>,
     pub(crate) token: Option<Token>,
     pub(crate) feed: Feed,
     pub(crate) access: Option<AccessLogger>,
+    pub(crate) default_ttl: Duration,
     pub(crate) origins: Vec<String>,
 }
 
@@ -49,15 +54,17 @@ pub(crate) struct Limits {
 impl NodeState {
     /// State for a node of `workers` network threads.
     pub(crate) fn new(parts: Parts, limits: Limits, verify_ahead: u64, workers: usize) -> Self {
-        let Parts { cache, token, feed, access, origins } = parts;
+        let Parts { cache, cluster, token, feed, access, default_ttl, origins } = parts;
         Self {
             cache,
+            cluster,
             token,
             feed,
             access,
             origins,
             limits,
             verify_ahead,
+            default_ttl,
             shards: (0..workers.max(1)).map(|_| Shard::default()).collect(),
             draining: AtomicBool::new(false),
             started: Instant::now(),
@@ -68,6 +75,16 @@ impl NodeState {
     /// The cache that the node serves from.
     pub fn cache(&self) -> &RawDiskCache {
         &self.cache
+    }
+
+    /// The cluster that the node is a member of.
+    pub(crate) fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_ref()
+    }
+
+    /// How long objects live that are stored without a lifetime; `None`: they do not expire.
+    pub(crate) fn default_ttl(&self) -> Option<Duration> {
+        (!self.default_ttl.is_zero()).then_some(self.default_ttl)
     }
 
     /// The counters of one network thread.

@@ -51,7 +51,9 @@ pub struct Ticket {
     pub expires_ms: u64,
     /// What its bearer may become.
     pub role: Role,
-    /// Who joined with it.
+    /// How many nodes may still join with it.
+    pub left: u8,
+    /// Who joined with it last.
     pub used_by: Option<RaftId>,
 }
 
@@ -119,6 +121,7 @@ impl State {
                 hash: issued.hash,
                 expires_ms: issued.expires_ms.to_native(),
                 role: Role::from(&issued.role),
+                left: issued.uses,
                 used_by: None,
             },
             effects,
@@ -151,7 +154,7 @@ impl State {
         }
         let ticket = match self.tickets.get(&join.ticket) {
             None => return Outcome::Refused(Refusal::TicketUnknown),
-            Some(ticket) if ticket.used_by.is_some() => {
+            Some(ticket) if ticket.left == 0 => {
                 return Outcome::Refused(Refusal::TicketUsed);
             }
             Some(ticket) if ticket.expires_ms <= join.now_ms.to_native() => {
@@ -167,7 +170,8 @@ impl State {
                 Err(refusal) => return Outcome::Refused(refusal),
             },
         };
-        self.set_ticket(Ticket { used_by: Some(id), ..ticket }, effects);
+        let left = ticket.left.saturating_sub(1);
+        self.set_ticket(Ticket { used_by: Some(id), left, ..ticket }, effects);
         Outcome::Joined { id }
     }
 

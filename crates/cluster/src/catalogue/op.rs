@@ -263,6 +263,8 @@ pub struct TicketIssued {
     pub now_ms: u64,
     /// When it stops being good, in milliseconds since the Unix epoch.
     pub expires_ms: u64,
+    /// How many nodes may join with it.
+    pub uses: u8,
     /// What its bearer may become.
     pub role: Role,
 }
@@ -345,6 +347,7 @@ pub(super) fn examples() -> [Op; 10] {
             hash: [21; 32],
             now_ms: 22,
             expires_ms: 23,
+            uses: 1,
             role: Role::Learner,
         }),
         Op::Join(Join {

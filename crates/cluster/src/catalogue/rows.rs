@@ -95,7 +95,8 @@ pub(super) fn format() -> [u8; 10] {
     };
     append(&EntryRecord::from(&entry), &mut bytes);
     append(&Member::example(), &mut bytes);
-    let ticket = Ticket { hash: [1; 32], expires_ms: 2, role: Role::Learner, used_by: Some(3) };
+    let ticket =
+        Ticket { hash: [1; 32], expires_ms: 2, role: Role::Learner, left: 16, used_by: Some(3) };
     append(&ticket, &mut bytes);
     append(&Window { boot: 4, floor: 5 }, &mut bytes);
     append(&Outcome::Refused(super::outcome::Refusal::LastMember), &mut bytes);

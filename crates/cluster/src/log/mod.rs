@@ -134,6 +134,14 @@ pub struct Recovered {
     pub torn_bytes: u64,
 }
 
+impl Recovered {
+    /// The last entry of the log, or the mark if none follows.
+    pub fn last_index(&self) -> u64 {
+        let mark = self.snapshot.as_ref().map_or(0, |mark| mark.index);
+        self.entries.last().map_or(mark, |entry| entry.index)
+    }
+}
+
 /// What a log did since it was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogStats {

@@ -8,6 +8,7 @@ use iroh::endpoint::{
     Accepting, ConnectingError, Connection, ConnectionError, Incoming, IncomingAddr, ReadError,
     RecvStream, TransportErrorCode, VarInt,
 };
+use raft::prelude::MessageType as RaftType;
 use straightway_wire::raft::{Lane, deserialize_raft_message_fast, lane_of};
 use straightway_wire::{Frame, Hello, Limits, MessageParser, MessageType, Notice, WireError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -365,8 +366,10 @@ async fn raft(shared: &Shared, peer: &Peer, lane: Lane, frame: Frame) -> Result<
             message.from, message.to, peer.id, shared.node.raft_id
         )));
     }
-    if lane_of(message.get_msg_type()) != Some(lane) {
-        let kind = message.get_msg_type();
+    let kind = message.get_msg_type();
+    // What announces a snapshot travels with the entries that it stands for; its bytes do not.
+    let expected = if kind == RaftType::MsgSnapshot { Some(Lane::Append) } else { lane_of(kind) };
+    if expected != Some(lane) {
         return Err(refuse(format!("a {kind:?} has no place on the {lane:?} lane")));
     }
     // What is larger than the whole share takes all of it.

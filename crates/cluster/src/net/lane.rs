@@ -84,7 +84,7 @@ pub(crate) struct OutLane {
     wake: Notify,
     redial: watch::Sender<u64>,
     connection: Mutex<Option<Connection>>,
-    /// Whether it was told that the peer cannot be reached, and nothing has been sent since.
+    /// Whether it was told that the peer cannot be reached, and the queue has not been empty since.
     told: AtomicBool,
     pub(crate) counters: Counters,
 }
@@ -181,6 +181,13 @@ impl OutLane {
             waiting.queue.clear()
         };
         add(&self.counters.dropped, dropped);
+    }
+
+    /// Once all that waited has been sent, it is news again when something cannot be.
+    fn caught_up(&self) {
+        if self.waiting.lock().queue.messages() == 0 {
+            self.told.store(false, Ordering::Relaxed);
+        }
     }
 
     fn drain_into(&self, batch: &mut Vec<Outgoing>, bytes: usize) {
@@ -377,7 +384,7 @@ async fn pump(
         add(&out.counters.sent, messages);
         add(&out.counters.sent_bytes, bytes);
         add(&out.counters.batches, 1);
-        out.told.store(false, Ordering::Relaxed);
+        out.caught_up();
     }
 }
 

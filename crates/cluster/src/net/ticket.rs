@@ -56,10 +56,7 @@ impl TicketSecret {
 
     /// Names the ticket without telling its secret.
     pub fn id(&self) -> TicketId {
-        let digest = blake3::derive_key("straightway join ticket 1: id", &self.0);
-        let mut id = [0; 16];
-        id.copy_from_slice(&digest[..16]);
-        TicketId(id)
+        TicketId::of(&self.verifier())
     }
 
     /// What the catalogue keeps to check a joiner's proof by. Whoever knows it can join once, so only members do; the
@@ -78,6 +75,16 @@ impl fmt::Debug for TicketSecret {
 /// Names a ticket in the catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TicketId(pub [u8; 16]);
+
+impl TicketId {
+    /// The name of the ticket with this [`TicketSecret::verifier`].
+    pub fn of(verifier: &[u8; 32]) -> Self {
+        let digest = blake3::derive_key("straightway join ticket 1: id", verifier);
+        let mut id = [0; 16];
+        id.copy_from_slice(&digest[..16]);
+        Self(id)
+    }
+}
 
 /// Lets one node in.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,3 +5,4 @@ mod doors;
 mod joining;
 mod lanes;
 mod support;
+mod transfers;

@@ -16,7 +16,7 @@ use straightway_codec::{Encoding, Stamp};
 
 use super::table::Snapshot;
 use super::ticker;
-use super::{dashboard, events, metrics, objects, origin, purge, regions, settings};
+use super::{cluster, dashboard, events, metrics, objects, origin, purge, regions, settings};
 use crate::feed::now_ms;
 use crate::http::problem::Problem;
 use crate::state::NodeState;
@@ -44,6 +44,7 @@ straightway admin listener
 /api/objects          stored objects as JSON: ?prefix=, ?limit=, ?cursor=
 /api/purge            POST a JSON object with key, prefix, tag or all: true
 /events               the live feed: WebSocket (straightway.v1.json, straightway.v1.rkyv) or server-sent events
+/api/cluster          the cluster's members: GET; POST to .../ticket, .../add, .../remove, .../transfer
 /api/config           settings that can change at run time: GET, PATCH
 ";
 
@@ -72,6 +73,7 @@ async fn route(
         "/events" => events::answer(node, request, peer),
         "/api/purge" if request.method() == Method::POST => purge::answer(node, request).await,
         "/api/purge" => Err(Problem::method("POST")),
+        path if path.starts_with("/api/cluster") => cluster::answer(node, request).await,
         "/api/config" if request.method() == Method::PATCH => settings::change(node, request).await,
         "/api/config" if !reads => Err(Problem::method("GET, HEAD, PATCH")),
         "/api" | "/api/regions" | "/metrics" | "/health/live" | "/health/ready" | "/api/stats"

@@ -2,6 +2,7 @@
 //!
 //! It shares nothing with the network threads but the node's state, so that looking at a node does not slow it down.
 mod api;
+mod cluster;
 mod dashboard;
 mod events;
 mod metrics;

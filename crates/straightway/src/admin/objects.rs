@@ -9,10 +9,13 @@ use http::StatusCode;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use straightway_cache::ObjectMeta;
+use straightway_cluster::Cluster;
 use tokio::time::{Instant, timeout_at};
 
+use crate::feed::now_ms;
 use crate::http::etag;
 use crate::http::problem::Problem;
+use crate::member::meta_of;
 use crate::state::NodeState;
 
 /// Objects on a page when the request does not say.
@@ -21,6 +24,8 @@ const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 /// Most objects that are looked at for one page: each may cost a read from the device.
 const MAX_LOOKED_AT: usize = 10_000;
+/// Objects of a cluster that can be paged through; further ones are found by a longer prefix.
+const MAX_SKIPPED: usize = 1_000_000;
 /// Longest that a page may take.
 const MAX_TIME: Duration = Duration::from_secs(5);
 
@@ -61,6 +66,9 @@ impl From<ObjectMeta> for Entry {
 /// Reads one page.
 pub(super) async fn list(node: &NodeState, query: &str) -> Result<Page, Problem> {
     let Query { prefix, limit, cursor } = Query::parse(query)?;
+    if let Some(cluster) = node.cluster() {
+        return Ok(of_cluster(cluster, &prefix, limit, cursor));
+    }
     let mut walk = node.cache().iter_from(cursor);
     let mut objects = Vec::new();
     let deadline = Instant::now() + MAX_TIME;
@@ -78,6 +86,24 @@ pub(super) async fn list(node: &NodeState, query: &str) -> Result<Page, Problem>
         }
     }
     Ok(Page { objects, cursor: Some(walk.cursor()) })
+}
+
+/// What the cluster holds, in the order of the keys. The cursor is a place in that order: objects that are put or removed
+/// between two pages may be seen twice or not at all, as elsewhere.
+fn of_cluster(cluster: &Cluster, prefix: &str, limit: usize, cursor: u64) -> Page {
+    let skip = usize::try_from(cursor).unwrap_or(usize::MAX).min(MAX_SKIPPED);
+    let now = now_ms();
+    let all = cluster.catalogue().list(prefix, None, skip.saturating_add(limit).saturating_add(1));
+    let more = all.len() > skip.saturating_add(limit);
+    let objects: Vec<_> = all
+        .iter()
+        .skip(skip)
+        .take(limit)
+        .filter(|entry| entry.live(now))
+        .map(|entry| Entry::from(meta_of(entry)))
+        .collect();
+    let cursor = more.then(|| cursor.saturating_add(limit as u64));
+    Page { objects, cursor }
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::Deserialize;
-use serde_json::json;
-use straightway_cache::{Purge, Purged};
+use straightway_cache::Purge;
 
 use super::api::{Answer, json as answer_json};
 use super::settings::read_json;
@@ -44,15 +43,5 @@ pub(super) async fn answer(
         }
     };
     tracing::info!(?what, "purge");
-    let purged = node.cache.purge(what).await.map_err(|error| Problem::from_cache(&error))?;
-    answer_json(&document(purged))
-}
-
-/// What a purge answers with.
-pub(crate) fn document(purged: Purged) -> serde_json::Value {
-    if purged.complete {
-        json!({ "purged": purged.objects })
-    } else {
-        json!({ "purged": purged.objects, "complete": false })
-    }
+    answer_json(&crate::http::purge::purge(node, what).await?)
 }

@@ -1,4 +1,5 @@
 //! The command line: what was typed, and what each command does with it.
+mod cluster;
 mod fsck;
 mod objects;
 mod output;
@@ -78,6 +79,8 @@ enum Command {
     Purge(purge::Purge),
     /// Show what happens on a node as it happens
     Watch(watch::Watch),
+    /// Show and change the cluster that a node belongs to
+    Cluster(cluster::Cluster),
     /// Check a cache file that no node uses
     Fsck(fsck::Fsck),
     /// Measure a UDP path to another machine: loss, reordering, round trips, rates by size, path MTU
@@ -111,6 +114,7 @@ pub fn main() -> ExitCode {
         Command::Rm(rm) => talk(rm.run(&global)),
         Command::Purge(purge) => talk(purge.run(&global)),
         Command::Watch(watch) => talk(watch.run(&global)),
+        Command::Cluster(cluster) => talk(cluster.run(&global)),
         Command::Fsck(fsck) => fsck.run(&global),
         Command::Probe(probe) => probe.run(&global),
     };

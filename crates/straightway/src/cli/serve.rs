@@ -98,6 +98,12 @@ fn announce(ready: &Ready, size: u64) -> std::io::Result<()> {
         writeln!(out, "listening data {scheme}://{address}")?;
     }
     writeln!(out, "listening admin http://{}", ready.admin)?;
+    if let Some(member) = &ready.cluster {
+        writeln!(out, "listening cluster udp://{}, member {}", member.address, member.id)?;
+        if let Some(ticket) = &member.ticket {
+            writeln!(out, "join with: straightway serve --join {ticket}")?;
+        }
+    }
     let cache = &ready.cache;
     writeln!(
         out,

@@ -1,14 +1,17 @@
 //! Everything that `serve` can be told, as typed: flags and environment by clap, the file by serde, merged here.
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use straightway_cache::IoMode;
+use straightway_cluster::{Start, Ticket};
 use straightway_codec::OptimizerMode;
 use thiserror::Error;
 
-use crate::config::settings::{AccessLog, NodeSettings, Secret, TlsPaths};
+use crate::config::settings::{
+    AccessLog, ClusterSettings, DEFAULT_COPIES, NodeSettings, Secret, TlsPaths,
+};
 use crate::config::units::{duration, size};
 
 /// The file that is read when it exists and none was named.
@@ -129,6 +132,16 @@ options! {
     #[arg(long, env = "STRAIGHTWAY_ORIGINS", value_name = "ORIGINS")] origins,
     /// Log of requests on standard error: off, text or json [default: off]
     #[arg(long, env = "STRAIGHTWAY_ACCESS_LOG", value_name = "FORMAT")] access_log,
+    /// Be the first node of a new cluster, or go on as the member that the data folder names; prints a join ticket
+    #[arg(long, env = "STRAIGHTWAY_CLUSTER", value_name = "BOOL", num_args = 0..=1, default_missing_value = "yes")] cluster,
+    /// Join the cluster that issued this ticket; a node that has joined goes on as the member that it is
+    #[arg(long, env = "STRAIGHTWAY_JOIN", value_name = "TICKET")] join,
+    /// UDP address for members of the cluster [default: the data listener's, port 8082 or any that is free]
+    #[arg(long, env = "STRAIGHTWAY_CLUSTER_LISTEN", value_name = "ADDR")] cluster_listen,
+    /// Addresses that other members are told, comma-separated [default: the one it listens on]
+    #[arg(long, env = "STRAIGHTWAY_CLUSTER_ADVERTISE", value_name = "ADDRS")] cluster_advertise,
+    /// Members that keep a copy of each object that is stored, never fewer than a majority [default: 3]
+    #[arg(long, env = "STRAIGHTWAY_COPIES", value_name = "N")] copies,
     /// Folder for a cluster node's identity and log [default: beside the cache file]
     #[arg(long, env = "STRAIGHTWAY_DATA_DIR", value_name = "DIR")] data_dir,
 }
@@ -215,7 +228,38 @@ impl ServeOptions {
             Ok(Some(text.to_owned()))
         })?;
         self.feed(s)?;
+        self.cluster(s)?;
         Ok(settings)
+    }
+
+    fn cluster(&self, s: &mut NodeSettings) -> Result<(), ConfigError> {
+        let (mut first, mut ticket) = (false, None);
+        set(&mut first, "cluster", self.cluster.as_ref(), yes_or_no)?;
+        set(&mut ticket, "join", self.join.as_ref(), |text| {
+            text.parse::<Ticket>().map(Some).map_err(|error| error.to_string())
+        })?;
+        let start = match ticket {
+            Some(ticket) => Start::Join(Box::new(ticket)),
+            None if first => Start::First,
+            None => return Ok(()),
+        };
+        let ip = s.listen.first().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), SocketAddr::ip);
+        let mut cluster = ClusterSettings {
+            start,
+            listen: SocketAddr::new(ip, 0),
+            advertise: Vec::new(),
+            copies: DEFAULT_COPIES,
+        };
+        set(&mut cluster.listen, "cluster_listen", self.cluster_listen.as_ref(), address)?;
+        set(
+            &mut cluster.advertise,
+            "cluster_advertise",
+            self.cluster_advertise.as_ref(),
+            |text| text.split(',').map(|one| address(one.trim())).collect(),
+        )?;
+        set(&mut cluster.copies, "copies", self.copies.as_ref(), count)?;
+        s.cluster = Some(cluster);
+        Ok(())
     }
 
     fn feed(&self, s: &mut NodeSettings) -> Result<(), ConfigError> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use straightway_cache::{IoMode, ZeroCopyConfig};
+use straightway_cluster::Start;
 use straightway_codec::OptimizerMode;
 
 use crate::feed::FeedLimits;
@@ -56,6 +57,8 @@ pub struct NodeSettings {
     pub max_connections: usize,
     /// Identity and log of a cluster node.
     pub data_dir: PathBuf,
+    /// The cluster that it is a member of.
+    pub cluster: Option<ClusterSettings>,
     /// What the node calls itself; the host's name when `None`.
     pub node_name: Option<String>,
     /// Limits of the live feed.
@@ -67,6 +70,22 @@ pub struct NodeSettings {
     /// Where requests are logged, and how.
     pub access_log: AccessLog,
 }
+
+/// How a node takes part in a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// How it comes to it.
+    pub start: Start,
+    /// Where it listens for other members; port 0: that of the last start, 8082, or any.
+    pub listen: SocketAddr,
+    /// Addresses that the others are told; empty: the one it listens on.
+    pub advertise: Vec<SocketAddr>,
+    /// Members that keep a copy of each object.
+    pub copies: usize,
+}
+
+/// Copies of each object unless told otherwise: two members may be lost.
+pub const DEFAULT_COPIES: usize = 3;
 
 /// How requests are logged, one line each, on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -136,6 +155,7 @@ impl Default for NodeSettings {
             drain_timeout: Duration::from_secs(30),
             max_connections: 10_000,
             data_dir: PathBuf::from("./straightway.data"),
+            cluster: None,
             node_name: None,
             feed: FeedLimits::default(),
             optimizer: OptimizerMode::On,

@@ -19,6 +19,6 @@ pub(crate) use filter::from_query;
 pub use filter::{BadFilter, Filter};
 pub use limits::FeedLimits;
 pub use publish::{Feed, FeedError};
-pub(crate) use publish::{StreamSeat, now_ms};
+pub(crate) use publish::{FeedObserver, StreamSeat, now_ms};
 pub use seats::Reserved;
 pub use seats::{FeedStats, Subscriber};

@@ -286,9 +286,17 @@ impl Shared {
 pub(crate) struct FeedObserver(Arc<Shared>);
 
 impl FeedObserver {
-    fn tell(&self, kind: Kind, key: &str) {
-        let event = EventRef { kind, key, node: &self.0.node, ..EventRef::default() };
+    /// Tells an event of this node.
+    pub(crate) fn tell(&self, event: &EventRef<'_>) {
+        let event = EventRef { node: &self.0.node, ..*event };
         self.0.publish(&event, OBJECT_PRIORITY, 0);
+    }
+
+    /// Tells a purge, ahead of what waits.
+    pub(crate) fn tell_purge(&self, key: &str, scope: Scope) {
+        let event =
+            EventRef { kind: Kind::Purged, key, scope, node: &self.0.node, ..EventRef::default() };
+        self.0.publish(&event, URGENT_PRIORITY, 0);
     }
 }
 
@@ -315,7 +323,7 @@ impl Observer for FeedObserver {
             Removal::Expired => Kind::Expired,
             _ => Kind::Evicted,
         };
-        self.tell(kind, key);
+        self.tell(&EventRef { kind, key, ..EventRef::default() });
     }
 
     fn purged(&self, what: &Purge) {
@@ -325,9 +333,7 @@ impl Observer for FeedObserver {
             Purge::Tag(tag) => (tag.as_str(), Scope::Tag),
             _ => ("", Scope::All),
         };
-        let event =
-            EventRef { kind: Kind::Purged, key, scope, node: &self.0.node, ..EventRef::default() };
-        self.0.publish(&event, URGENT_PRIORITY, 0);
+        self.tell_purge(key, scope);
     }
 }
 

@@ -15,6 +15,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use straightway_cache::{CacheError, Object};
+use straightway_cluster::ClusterError;
+use tokio::sync::mpsc;
 
 use super::exchange::{Exchange, Phase};
 
@@ -33,6 +35,8 @@ pub enum Body {
     Once(Bytes),
     /// An object in several pieces.
     Object(Box<ObjectBody>),
+    /// An object on its way here from another member of the cluster.
+    Arriving(Box<ArrivingBody>),
 }
 
 impl From<Bytes> for Body {
@@ -60,6 +64,9 @@ impl http_body::Body for Body {
             Self::Object(object) => {
                 object.poll_piece(cx).map(|piece| piece.map(|result| result.map(Frame::data)))
             }
+            Self::Arriving(arriving) => {
+                arriving.poll_chunk(cx).map(|chunk| chunk.map(|result| result.map(Frame::data)))
+            }
         }
     }
 
@@ -68,6 +75,7 @@ impl http_body::Body for Body {
             Self::Empty => true,
             Self::Once(_) => false,
             Self::Object(object) => object.remaining == 0,
+            Self::Arriving(arriving) => arriving.remaining == 0,
         }
     }
 
@@ -76,6 +84,7 @@ impl http_body::Body for Body {
             Self::Empty => SizeHint::with_exact(0),
             Self::Once(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Object(object) => SizeHint::with_exact(object.remaining),
+            Self::Arriving(arriving) => SizeHint::with_exact(arriving.remaining),
         }
     }
 }
@@ -87,6 +96,8 @@ pub enum BodyError {
     Cache(CacheError),
     /// The space was wanted by others for longer than the reader may hold it.
     Revoked,
+    /// The member that the bytes came from is gone, and no other one has them.
+    Lost(Option<ClusterError>),
 }
 
 impl fmt::Display for BodyError {
@@ -98,6 +109,9 @@ impl fmt::Display for BodyError {
             Self::Revoked => f.write_str(
                 "the reader was too slow for space that is wanted; the connection is closed",
             ),
+            Self::Lost(_) => f.write_str(
+                "the rest of the object could not be had from any member; the connection is closed",
+            ),
         }
     }
 }
@@ -107,6 +121,7 @@ impl Error for BodyError {
         match self {
             Self::Cache(error) => Some(error),
             Self::Revoked => None,
+            Self::Lost(error) => error.as_ref().map(|error| error as &(dyn Error + 'static)),
         }
     }
 }
@@ -257,6 +272,50 @@ impl ObjectBody {
 }
 
 impl Drop for ObjectBody {
+    fn drop(&mut self) {
+        self.exchange.enter(Phase::Flushing);
+    }
+}
+
+/// An object that is served while it arrives, and stored here behind it.
+pub struct ArrivingBody {
+    exchange: Arc<Exchange>,
+    chunks: mpsc::Receiver<Result<Bytes, ClusterError>>,
+    remaining: u64,
+}
+
+impl fmt::Debug for ArrivingBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ArrivingBody").field("remaining", &self.remaining).finish_non_exhaustive()
+    }
+}
+
+impl ArrivingBody {
+    /// A body of `len` bytes that come as `chunks`.
+    pub(crate) fn new(
+        exchange: Arc<Exchange>,
+        chunks: mpsc::Receiver<Result<Bytes, ClusterError>>,
+        len: u64,
+    ) -> Self {
+        Self { exchange, chunks, remaining: len }
+    }
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.remaining == 0 {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(Some(match ready!(self.chunks.poll_recv(cx)) {
+            Some(Ok(chunk)) if chunk.len() as u64 <= self.remaining => {
+                self.remaining -= chunk.len() as u64;
+                Ok(chunk)
+            }
+            Some(Ok(_)) | None => Err(BodyError::Lost(None)),
+            Some(Err(error)) => Err(BodyError::Lost(Some(error))),
+        }))
+    }
+}
+
+impl Drop for ArrivingBody {
     fn drop(&mut self) {
         self.exchange.enter(Phase::Flushing);
     }

@@ -9,3 +9,6 @@ pub const HIT: HeaderValue = HeaderValue::from_static("straightway; hit");
 
 /// There was no such object.
 pub const MISS: HeaderValue = HeaderValue::from_static("straightway; fwd=miss");
+
+/// The object was served from the cache of another member of the cluster.
+pub const MEMBER_HIT: HeaderValue = HeaderValue::from_static("straightway; hit; detail=member");

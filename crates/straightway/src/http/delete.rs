@@ -12,6 +12,7 @@ use super::conditional::{self, Action, Current, Outcome};
 use super::exchange::Exchange;
 use super::problem::Problem;
 use super::{bad_key, etag, key, require_token};
+use crate::member;
 
 /// Answers DELETE.
 pub(crate) async fn answer(
@@ -21,11 +22,18 @@ pub(crate) async fn answer(
     let headers = &parts.headers;
     require_token(exchange.node(), headers)?;
     let key = key::from_target(parts.uri.path(), parts.uri.query()).map_err(bad_key)?;
+    let conditional = [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE]
+        .iter()
+        .any(|name| headers.contains_key(name));
+    if let Some(cluster) = exchange.node().cluster() {
+        let condition = member::condition(cluster, headers, &key, conditional).await?;
+        let removed = member::remove(cluster, &key, condition).await?;
+        return if removed { Ok(gone()) } else { Err(Problem::not_found()) };
+    }
     let cache = &exchange.node().cache;
     let cache_error = |error| Problem::from_cache(&error);
     let mut expect = Expect::Any;
-    if [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE].iter().any(|name| headers.contains_key(name))
-    {
+    if conditional {
         // The version that the condition was judged by is the one that is removed, or none is.
         let object = cache.open(&key).await.map_err(cache_error)?.ok_or_else(Problem::not_found)?;
         let meta = object.meta();
@@ -39,7 +47,11 @@ pub(crate) async fn answer(
     if !cache.remove_if(&key, expect).await.map_err(cache_error)? {
         return Err(Problem::not_found());
     }
+    Ok(gone())
+}
+
+fn gone() -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = StatusCode::NO_CONTENT;
-    Ok(response)
+    response
 }

@@ -12,15 +12,17 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use straightway_cache::{CacheError, Object, ReadPath};
+use straightway_cluster::catalogue::Entry;
 
-use super::body::{Body, COPY_BYTES, ObjectBody, Piece, WINDOW_BYTES};
-use super::cache_status::{CACHE_STATUS, HIT, MISS};
+use super::body::{ArrivingBody, Body, COPY_BYTES, ObjectBody, Piece, WINDOW_BYTES};
+use super::cache_status::{CACHE_STATUS, HIT, MEMBER_HIT, MISS};
 use super::conditional::{self, Action, Outcome};
 use super::exchange::Exchange;
 use super::head::{self, Head};
 use super::problem::Problem;
 use super::range::{self, Decision};
 use super::{bad_key, key};
+use crate::member::{self, Chunks, Found, Need, meta_of};
 
 /// What to answer, once the object has been found.
 #[derive(Debug)]
@@ -40,9 +42,25 @@ pub(crate) async fn answer(
 ) -> Result<Response<Body>, Problem> {
     let Parts { method, uri, mut headers, .. } = parts;
     let key = key::from_target(uri.path(), uri.query()).map_err(bad_key)?;
-    let found =
-        exchange.node().cache.open(&key).await.map_err(|error| Problem::from_cache(&error))?;
-    let object = found.ok_or_else(miss)?;
+    let cache = &exchange.node().cache;
+    let object = match exchange.node().cluster() {
+        None => {
+            let found = cache.open(&key).await.map_err(|error| Problem::from_cache(&error))?;
+            found.ok_or_else(miss)?
+        }
+        Some(cluster) => {
+            let need = need(&method, &headers);
+            // Boxed: a node on its own does not carry the state of a fetch in each of its connections.
+            match Box::pin(member::find(cluster, cache, &key, &headers, need)).await? {
+                Found::Here(object) => object,
+                Found::Arriving(entry, chunks) => {
+                    return Ok(arriving(exchange, &entry, chunks, headers));
+                }
+                Found::Elsewhere(entry) => return Ok(described(&entry, headers)),
+                Found::Nothing => return Err(miss()),
+            }
+        }
+    };
     let plan = plan(&method, &headers, &object);
     // The request's map becomes the answer's: hyper takes it back afterwards and parses the next request into it.
     headers.clear();
@@ -59,6 +77,58 @@ pub(crate) async fn answer(
 
 fn miss() -> Problem {
     Problem::not_found().with(CACHE_STATUS, MISS)
+}
+
+/// What a request needs of an object that is elsewhere. Conditions and ranges are judged when it is here.
+fn need(method: &Method, headers: &HeaderMap) -> Need {
+    if method == Method::HEAD {
+        return Need::Head;
+    }
+    let judged = [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE, RANGE];
+    if judged.iter().any(|name| headers.contains_key(name)) { Need::Whole } else { Need::Stream }
+}
+
+/// An object that is served while it comes from another member.
+fn arriving(
+    exchange: &Arc<Exchange>,
+    entry: &Entry,
+    chunks: Chunks,
+    mut headers: HeaderMap,
+) -> Response<Body> {
+    headers.clear();
+    headers.insert(CACHE_STATUS, MEMBER_HIT);
+    whole(&mut Head::of_meta(&meta_of(entry)), &mut headers, unix_ms());
+    exchange.start_body(ReadPath::Pread, entry.len, None);
+    let body = if entry.len == 0 {
+        Body::Empty
+    } else {
+        Body::Arriving(Box::new(ArrivingBody::new(exchange.clone(), chunks, entry.len)))
+    };
+    let mut response = Response::new(body);
+    *response.headers_mut() = headers;
+    response
+}
+
+/// The answer to HEAD for an object that another member has.
+fn described(entry: &Entry, mut headers: HeaderMap) -> Response<Body> {
+    let mut head = Head::of_meta(&meta_of(entry));
+    let outcome = conditional::evaluate(Action::Read, &headers, Some(head.current()));
+    headers.clear();
+    headers.insert(CACHE_STATUS, MEMBER_HIT);
+    let mut response = Response::new(Body::Empty);
+    match outcome {
+        Outcome::Proceed => {
+            whole(&mut head, &mut headers, unix_ms());
+            head.whole_length(&mut headers);
+        }
+        Outcome::NotModified => {
+            head.validators(&mut headers, unix_ms());
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        }
+        Outcome::Failed => response = refuse(Problem::precondition(), &mut headers),
+    }
+    *response.headers_mut() = headers;
+    response
 }
 
 fn plan(method: &Method, headers: &HeaderMap, object: &Object) -> Plan {

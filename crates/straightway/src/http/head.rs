@@ -16,6 +16,7 @@ use straightway_cache::{Object, ObjectMeta, Version};
 
 use super::conditional::{Current, format_date};
 use super::{digest, etag};
+use crate::member::is_object_key;
 
 /// Objects whose headers a network thread remembers; a power of two.
 const SLOTS: usize = 1024;
@@ -30,8 +31,8 @@ pub(crate) fn of<R>(object: &Object, with: impl FnOnce(&mut Head) -> R) -> R {
     HEADS.with_borrow_mut(|heads| {
         let slot = &mut heads[slot_of(version)];
         match slot {
-            Some(head) if head.version == version => with(head),
-            _ => with(slot.insert(Head::new(version, object.meta()))),
+            Some(head) if head.version == Some(version) => with(head),
+            _ => with(slot.insert(Head::new(Some(version), object.meta()))),
         }
     })
 }
@@ -39,7 +40,7 @@ pub(crate) fn of<R>(object: &Object, with: impl FnOnce(&mut Head) -> R) -> R {
 /// The headers of one incarnation of an object.
 #[derive(Debug)]
 pub(crate) struct Head {
-    version: Version,
+    version: Option<Version>,
     etag: HeaderValue,
     last_modified: HeaderValue,
     content_type: HeaderValue,
@@ -56,7 +57,10 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    fn new(version: Version, meta: &ObjectMeta) -> Self {
+    fn new(version: Option<Version>, meta: &ObjectMeta) -> Self {
+        // Members of a cluster get their copies at different times; its age is that of the object.
+        let stored_ms =
+            if is_object_key(&meta.key) { meta.last_modified_ms } else { meta.stored_ms };
         Self {
             version,
             etag: value(etag::of(meta)),
@@ -68,13 +72,18 @@ impl Head {
             repr_digest: meta.digest.as_ref().map(|bytes| value(digest::format(bytes))),
             length: HeaderValue::from(meta.len),
             lifetime: meta.expires_ms.map(|end_ms| {
-                value(format!("max-age={}", end_ms.saturating_sub(meta.stored_ms) / 1000))
+                value(format!("max-age={}", end_ms.saturating_sub(stored_ms) / 1000))
             }),
-            stored_ms: meta.stored_ms,
+            stored_ms,
             last_modified_ms: meta.last_modified_ms,
             second: u64::MAX,
             age: ZERO,
         }
+    }
+
+    /// The headers of an object that is not here.
+    pub(crate) fn of_meta(meta: &ObjectMeta) -> Self {
+        Self::new(None, meta)
     }
 
     /// The object as conditional requests see it.

@@ -12,7 +12,8 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use sha2::{Digest, Sha256};
-use straightway_cache::{CacheError, Expect, ObjectWriter, StoreOptions, Stored};
+use straightway_cache::{CacheError, Expect, ObjectWriter, StoreOptions};
+use straightway_cluster::{Cluster, ObjectInfo};
 
 use super::body::Body;
 use super::conditional::{self, Action, Current, Outcome};
@@ -20,6 +21,8 @@ use super::exchange::{Exchange, Phase};
 use super::problem::Problem;
 use super::{bad_key, digest, etag, key, require_token};
 use crate::counters::bump;
+use crate::feed::now_ms;
+use crate::member;
 
 /// Tags of the object, comma-separated.
 const CACHE_TAG: HeaderName = HeaderName::from_static("cache-tag");
@@ -60,10 +63,19 @@ async fn store(
     refuse_partial(headers)?;
     let announced = digest::announced(headers).map_err(|error| bad_request(error.to_string()))?;
     let len = upload.body.size_hint().exact();
-    let options = StoreOptions {
+    let described = Described {
         content_type: content_type(headers)?,
         ttl: lifetime(headers)?,
         tags: tags(headers)?,
+    };
+    if let Some(cluster) = exchange.node().cluster() {
+        let put = ClusterPut { cluster, key: &key, headers, announced: &announced };
+        return put.store(exchange, described, len, upload).await;
+    }
+    let options = StoreOptions {
+        content_type: described.content_type,
+        ttl: described.ttl,
+        tags: described.tags,
         expect: expectation(exchange, headers, &key).await?,
         last_modified_ms: None,
     };
@@ -71,11 +83,9 @@ async fn store(
     let cache_error = |error: CacheError| Problem::from_cache(&error);
     let mut writer = exchange.node().cache.writer(&key, len, options).await.map_err(cache_error)?;
     let digest = take_in(exchange, upload, &mut writer).await?;
-    if announced.iter().any(|expected| *expected != digest) {
-        return Err(bad_request("the body does not have the announced digest; nothing was stored"));
-    }
+    check_digest(&announced, &digest)?;
     match writer.finish(Some(digest)).await {
-        Ok(stored) => Ok(created(&stored, &digest)),
+        Ok(stored) => Ok(created(stored.replaced, &digest)),
         Err(CacheError::PreconditionFailed { .. }) if guarded => {
             Err(judge_again(exchange, headers, &key).await)
         }
@@ -113,10 +123,75 @@ async fn take_in(
     }
 }
 
-fn created(stored: &Stored, digest: &[u8; 32]) -> Response<Body> {
+fn check_digest(announced: &[[u8; 32]], digest: &[u8; 32]) -> Result<(), Problem> {
+    if announced.iter().any(|expected| expected != digest) {
+        return Err(bad_request("the body does not have the announced digest; nothing was stored"));
+    }
+    Ok(())
+}
+
+/// What a request says of its body.
+struct Described {
+    content_type: Option<String>,
+    ttl: Option<Duration>,
+    tags: Vec<String>,
+}
+
+/// A PUT to a member of a cluster: stored here under the object's own name, then on a majority, then announced.
+struct ClusterPut<'a> {
+    cluster: &'a Cluster,
+    key: &'a str,
+    headers: &'a HeaderMap,
+    announced: &'a [[u8; 32]],
+}
+
+impl ClusterPut<'_> {
+    async fn store(
+        self,
+        exchange: &Arc<Exchange>,
+        described: Described,
+        len: Option<u64>,
+        upload: &mut Upload,
+    ) -> Result<Response<Body>, Problem> {
+        let Self { cluster, key, headers, announced } = self;
+        let condition = member::condition(cluster, headers, key, is_conditional(headers)).await?;
+        let now_ms = now_ms();
+        let ttl = described.ttl.or_else(|| exchange.node().default_ttl());
+        let lifetime_ms = ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX));
+        let mut info = ObjectInfo {
+            key: key.to_owned(),
+            len,
+            digest: None,
+            content_type: described.content_type.unwrap_or_default(),
+            content_encoding: String::new(),
+            tags: described.tags,
+            expires_ms: lifetime_ms
+                .map_or(0, |lifetime_ms| now_ms.saturating_add(lifetime_ms).max(1)),
+            last_modified_ms: now_ms,
+        };
+        let object = cluster.new_object();
+        let options = member::options(&info, now_ms);
+        let cache = &exchange.node().cache;
+        let cache_error = |error: CacheError| Problem::from_cache(&error);
+        let name = member::object_key(object);
+        let mut writer = cache.writer(&name, len, options).await.map_err(cache_error)?;
+        let digest = take_in(exchange, upload, &mut writer).await?;
+        check_digest(announced, &digest)?;
+        let stored = writer.finish(Some(digest)).await.map_err(cache_error)?;
+        info.len = Some(stored.len);
+        info.digest = Some(digest);
+        let replaced = member::put(cluster, object, info, condition).await?;
+        Ok(created(replaced, &digest))
+    }
+}
+
+fn is_conditional(headers: &HeaderMap) -> bool {
+    [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE].iter().any(|name| headers.contains_key(name))
+}
+
+fn created(replaced: bool, digest: &[u8; 32]) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
-    *response.status_mut() =
-        if stored.replaced { StatusCode::NO_CONTENT } else { StatusCode::CREATED };
+    *response.status_mut() = if replaced { StatusCode::NO_CONTENT } else { StatusCode::CREATED };
     if let Ok(tag) = HeaderValue::try_from(etag::of_digest(digest)) {
         response.headers_mut().insert(ETAG, tag);
     }
@@ -130,10 +205,7 @@ async fn expectation(
     headers: &HeaderMap,
     key: &str,
 ) -> Result<Expect, Problem> {
-    let conditional = [IF_MATCH, IF_NONE_MATCH, IF_UNMODIFIED_SINCE]
-        .iter()
-        .any(|name| headers.contains_key(name));
-    if !conditional {
+    if !is_conditional(headers) {
         return Ok(Expect::Any);
     }
     let object =

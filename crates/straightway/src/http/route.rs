@@ -56,7 +56,7 @@ async fn respond(exchange: &Arc<Exchange>, request: Request<Incoming>) -> Respon
         exchange.note(&method, &target, response.status());
     }
     // A body of several pieces says itself when it is complete.
-    if !matches!(response.body(), Body::Object(_)) {
+    if !matches!(response.body(), Body::Object(_) | Body::Arriving(_)) {
         exchange.enter(Phase::Flushing);
     }
     response

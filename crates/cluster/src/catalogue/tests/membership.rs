@@ -92,12 +92,18 @@ fn tickets_are_bounded_and_dropped_when_they_have_expired() {
         hash: TICKET,
         now_ms: NOW + 1000,
         expires_ms: NOW + 2000,
+        uses: 2,
         role: Role::Learner,
     };
     log.push(Op::TicketIssued(later));
     let (catalogue, _) = log.replayed();
-    let ticket =
-        Ticket { hash: TICKET, expires_ms: NOW + 2000, role: Role::Learner, used_by: None };
+    let ticket = Ticket {
+        hash: TICKET,
+        expires_ms: NOW + 2000,
+        role: Role::Learner,
+        left: 2,
+        used_by: None,
+    };
     assert_eq!(catalogue.tickets(), [ticket]);
 }
 
@@ -221,4 +227,25 @@ fn answers_are_bounded() {
     apply(window + 2..=2 * window + 1);
     assert_eq!(apply(window + 1..=window + 1)[0].outcome, Outcome::Refused(Refusal::Forgotten));
     assert!(apply(window + 2..=window + 2)[0].duplicate);
+}
+
+#[test]
+fn a_ticket_for_two_lets_two_in_and_no_third() {
+    let mut log = Log::default();
+    log.push(Op::TicketIssued(TicketIssued {
+        hash: TICKET,
+        now_ms: NOW,
+        expires_ms: NOW + 1000,
+        uses: 2,
+        role: Role::Voter,
+    }));
+    for node in [2, 3, 2, 4] {
+        log.push(join(node, TICKET));
+    }
+    let (_, applied) = log.replayed();
+    let outcomes: Vec<_> = applied[1..].iter().map(|applied| applied.outcome.clone()).collect();
+    assert_eq!(outcomes[..2], [Outcome::Joined { id: 2 }, Outcome::Joined { id: 3 }]);
+    // Asked again is answered again, and takes no place.
+    assert_eq!(outcomes[2], Outcome::Joined { id: 2 });
+    assert_eq!(outcomes[3], Outcome::Refused(Refusal::TicketUsed));
 }

@@ -42,7 +42,13 @@ pub(super) fn join(node: u8, ticket: [u8; 32]) -> Op {
 }
 
 pub(super) fn ticket(hash: [u8; 32]) -> Op {
-    Op::TicketIssued(TicketIssued { hash, now_ms: NOW, expires_ms: NOW + 1000, role: Role::Voter })
+    Op::TicketIssued(TicketIssued {
+        hash,
+        now_ms: NOW,
+        expires_ms: NOW + 1000,
+        uses: 1,
+        role: Role::Voter,
+    })
 }
 
 pub(super) fn object(serial: u64) -> ObjectId {

@@ -1,0 +1,4 @@
+//! Meshes on a virtual network.
+mod distance;
+mod hostile;
+mod network;

@@ -1,0 +1,518 @@
+//! The thread that owns Raft. It never waits for the network, for the state machine or for a peer; only for the disk's
+//! queue, when that is full.
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
+use raft::prelude::{ConfChangeV2, ConfState, Message, MessageType, Snapshot};
+use straightway_wire::raft::{Lane as JudgedLane, Severity, decode_conf_state};
+use tokio::sync::oneshot;
+
+use super::apply::{Marks, Task};
+use super::disk::{Job, Jobs, Outbox};
+use super::inbox::{Arrived, Inbox};
+use super::progress::{Detail, Progress};
+use crate::catalogue::{self, Verified};
+use crate::core::{Committed, Core, NotProposed, Output, ReadToken};
+use crate::error::ClusterError;
+use crate::ids::RaftId;
+use crate::lease::{Ask, BootTime, Grant, LeaseTable, Wait, boot_clock};
+use crate::log::{RaftStorage, SnapshotMark};
+use crate::net::Lane;
+
+/// How long a tick is.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+/// Inputs taken before looking at what they lead to.
+const MAX_INPUTS: usize = 1024;
+/// Entries kept behind what is durable, for followers that are a little late.
+const KEEP_ENTRIES: u64 = 1000;
+/// The log is cut when this much lies behind.
+const CUT_ENTRIES: u64 = 10_000;
+const CUT_BYTES: u64 = 64 << 20;
+
+/// An answer that comes later.
+pub(super) type Answer<T> = oneshot::Sender<Result<T, NotProposed>>;
+
+/// What Raft's thread is asked for.
+pub(super) enum Input {
+    /// Put a command into the log; the answer says that the leader has it, not that it is committed.
+    Propose(Bytes, Answer<()>),
+    /// The index that a linearizable read must wait for.
+    Read(Answer<u64>),
+    /// A member asks for a serve lease.
+    Ask(RaftId, Ask, Answer<Grant>),
+    /// A member has applied this much.
+    Applied(RaftId, u64),
+    /// Tell when no member can serve what the command at this index took away.
+    Release(u64, Answer<()>),
+    /// Change the members.
+    Members(Box<ConfChangeV2>, Answer<()>),
+    /// Hand over leadership.
+    Transfer(RaftId, Answer<()>),
+    /// A snapshot that a leader announced has arrived and is whole; `None`: it could not be had.
+    Snapshot(Box<(Message, Option<Verified>)>),
+    /// A follower could not get the snapshot that it was offered.
+    SnapshotFailed(RaftId),
+    /// Make a snapshot's description for a follower.
+    SnapshotMade(catalogue::SnapshotMark),
+    /// End.
+    Stop,
+}
+
+/// Begins to fetch the snapshot that a message announces; ends with [`Input::Snapshot`].
+pub(super) type FetchSnapshot = Box<dyn Fn(Message) + Send>;
+
+/// The driving thread's belongings.
+pub(super) struct Driver {
+    pub(super) core: Core,
+    pub(super) storage: RaftStorage,
+    pub(super) inbox: Inbox,
+    pub(super) wake: Receiver<()>,
+    pub(super) jobs: Jobs,
+    pub(super) tasks: Sender<Task>,
+    pub(super) outbox: Box<dyn Outbox>,
+    pub(super) persisted: Arc<AtomicU64>,
+    pub(super) marks: Arc<Marks>,
+    pub(super) fetch: FetchSnapshot,
+    pub(super) progress: Arc<Progress>,
+    pub(super) state: State,
+}
+
+/// What the driver keeps track of between two rounds.
+pub(super) struct State {
+    lease: LeaseTable,
+    /// Who waits for a majority's word.
+    reads: HashMap<ReadToken, Reader>,
+    last_token: ReadToken,
+    /// Who waits for a serve lease; the last one of each member.
+    asks: HashMap<RaftId, Answer<Grant>>,
+    /// Who waits for all members to have let go.
+    releases: Vec<(u64, Answer<()>)>,
+    /// Committed and not yet taken by the applying thread.
+    committed: VecDeque<Committed>,
+    /// A snapshot that is being fetched.
+    fetching: bool,
+    /// A snapshot that is whole, until Raft says whether it wants it.
+    arrived: Option<Verified>,
+    persisted: u64,
+    applied: u64,
+}
+
+enum Reader {
+    /// Somebody who reads.
+    Barrier(Answer<u64>),
+    /// A round of serve leases, by its number.
+    Leases(u64),
+}
+
+impl State {
+    pub(super) fn new(lease: LeaseTable) -> Self {
+        Self {
+            lease,
+            reads: HashMap::new(),
+            asks: HashMap::new(),
+            last_token: 0,
+            releases: Vec::new(),
+            committed: VecDeque::new(),
+            fetching: false,
+            arrived: None,
+            persisted: 0,
+            applied: 0,
+        }
+    }
+}
+
+impl Driver {
+    /// Runs until it is stopped, or the node cannot go on: then `Err`.
+    pub(super) fn run(mut self) -> Result<(), ClusterError> {
+        let mut next_tick = Instant::now() + TICK;
+        loop {
+            let wait = next_tick.saturating_duration_since(Instant::now());
+            let mut proposals = Vec::new();
+            select! {
+                recv(self.inbox.inputs) -> input => match input {
+                    Ok(Input::Stop) | Err(_) => return Ok(()),
+                    Ok(input) => self.take(input, &mut proposals),
+                },
+                recv(self.wake) -> _ => {}
+                default(wait) => {}
+            }
+            for _ in 0..MAX_INPUTS {
+                match self.inbox.inputs.try_recv() {
+                    Ok(Input::Stop) | Err(TryRecvError::Disconnected) => return Ok(()),
+                    Ok(input) => self.take(input, &mut proposals),
+                    Err(TryRecvError::Empty) => break,
+                }
+            }
+            self.propose(proposals);
+            self.from_peers()?;
+            let now = Instant::now();
+            if now >= next_tick {
+                self.core.tick();
+                // A thread that was held up does not make up for the ticks that it missed: elections would follow.
+                next_tick = (next_tick + TICK).max(now);
+                self.housekeeping()?;
+            }
+            self.marks()?;
+            self.begin_leases();
+            let output = self.core.poll()?;
+            self.carry_out(output)?;
+            self.releases();
+        }
+    }
+
+    fn take(&mut self, input: Input, proposals: &mut Vec<(Bytes, Answer<()>)>) {
+        match input {
+            Input::Propose(command, answer) => proposals.push((command, answer)),
+            Input::Read(answer) => self.read(answer),
+            Input::Ask(member, ask, answer) => {
+                if self.state.lease.asked(member, &ask) {
+                    // Who asks again has given up on the ask before.
+                    self.state.asks.insert(member, answer);
+                } else {
+                    let leader = self.core.leadership().leader;
+                    reply(answer, Err(NotProposed::NotLeader(leader)));
+                }
+            }
+            Input::Applied(member, index) => self.state.lease.applied(member, index),
+            Input::Release(index, answer) => self.state.releases.push((index, answer)),
+            Input::Members(change, answer) => reply(answer, self.core.propose_members(&change)),
+            Input::Transfer(to, answer) => {
+                let led = self.core.is_leader();
+                if led {
+                    self.core.transfer(to);
+                }
+                reply(answer, self.leading());
+            }
+            Input::Snapshot(arrived) => self.snapshot_arrived(*arrived),
+            Input::SnapshotFailed(peer) => self.core.snapshot_failed(peer),
+            Input::SnapshotMade(mark) => {
+                if let Ok(snapshot) = snapshot_of(&mark) {
+                    self.storage.set_snapshot(snapshot);
+                }
+            }
+            // The loop has taken it.
+            Input::Stop => {}
+        }
+    }
+
+    fn leading(&self) -> Result<(), NotProposed> {
+        if self.core.is_leader() {
+            Ok(())
+        } else {
+            Err(NotProposed::NotLeader(self.core.leadership().leader))
+        }
+    }
+
+    /// All that came together goes into the log together: one append message to each follower.
+    fn propose(&mut self, proposals: Vec<(Bytes, Answer<()>)>) {
+        if proposals.is_empty() {
+            return;
+        }
+        let (commands, answers): (Vec<_>, Vec<_>) = proposals.into_iter().unzip();
+        let proposed = self.core.propose(commands);
+        for answer in answers {
+            reply(answer, proposed);
+        }
+    }
+
+    fn read(&mut self, answer: Answer<u64>) {
+        let token = self.next_token();
+        match self.core.read(token) {
+            Ok(()) => {
+                self.state.reads.insert(token, Reader::Barrier(answer));
+            }
+            Err(refused) => reply(answer, Err(refused)),
+        }
+    }
+
+    fn next_token(&mut self) -> ReadToken {
+        self.state.last_token += 1;
+        self.state.last_token
+    }
+
+    /// Leases are granted after a majority has confirmed, since they were asked for, that this member leads.
+    fn begin_leases(&mut self) {
+        let Some(round) = self.state.lease.confirm_wanted(boot_clock()) else { return };
+        let token = self.next_token();
+        if self.core.read(token).is_ok() {
+            self.state.reads.insert(token, Reader::Leases(round));
+        } else {
+            self.state.lease.failed(round);
+        }
+    }
+
+    fn from_peers(&mut self) -> Result<(), ClusterError> {
+        for _ in 0..MAX_INPUTS {
+            match self.inbox.peers.pop() {
+                Some(Arrived::Raft { lane, message, held }) => {
+                    self.step(lane, message)?;
+                    drop(held);
+                }
+                Some(Arrived::Unreachable(peer)) => self.core.unreachable(peer),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, lane: Lane, message: Message) -> Result<(), ClusterError> {
+        let is_snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
+        let lane = match lane {
+            // What announces a snapshot is small; its bytes go their own way.
+            Lane::Append if is_snapshot => JudgedLane::Bulk,
+            Lane::Append => JudgedLane::Append,
+            Lane::Control => JudgedLane::Control,
+            Lane::Bulk => JudgedLane::Bulk,
+        };
+        if let Err(refusal) = self.core.judge(&message, message.from, lane) {
+            return match refusal.severity {
+                Severity::Amnesia => Err(ClusterError::Stopped {
+                    reason: format!(
+                        "has lost part of its log, of which the leader knows ({refusal}); remove it from the cluster, empty its data folder, and let it join again"
+                    ),
+                }),
+                Severity::Hostile => {
+                    tracing::warn!(peer = message.from, %refusal, "a peer's message was refused");
+                    Ok(())
+                }
+                Severity::Stale => Ok(()),
+            };
+        }
+        if is_snapshot {
+            self.snapshot_offered(message);
+        } else {
+            self.core.step(message);
+        }
+        Ok(())
+    }
+
+    fn snapshot_offered(&mut self, message: Message) {
+        let index = message.get_snapshot().get_metadata().index;
+        if self.state.fetching || index <= self.core.commit_index() {
+            // Old ones only tell the leader where this member is, which is what stepping them does.
+            if !self.state.fetching {
+                self.core.step(message);
+            }
+            return;
+        }
+        self.state.fetching = true;
+        (self.fetch)(message);
+    }
+
+    fn snapshot_arrived(&mut self, (mut message, verified): (Message, Option<Verified>)) {
+        self.state.fetching = false;
+        let Some(verified) = verified else { return };
+        // What came may be newer than what was offered.
+        let mark = &verified.manifest().mark;
+        let Ok(snapshot) = snapshot_of(mark) else { return };
+        let members = members_of(snapshot.get_metadata().get_conf_state());
+        self.state.lease.restored(&members, mark.index, boot_clock());
+        *message.mut_snapshot() = snapshot;
+        self.state.arrived = Some(verified);
+        self.core.step(message);
+    }
+
+    /// What the other threads have got done.
+    fn marks(&mut self) -> Result<(), ClusterError> {
+        let persisted = self.persisted.load(Ordering::Acquire);
+        if persisted > self.state.persisted {
+            self.state.persisted = persisted;
+            self.core.persisted(persisted);
+        }
+        let applied = self.marks.applied.load(Ordering::Acquire);
+        self.core.applied(applied);
+        if applied > self.state.applied {
+            self.state.applied = applied;
+            self.state.lease.applied(self.core.id(), applied);
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, output: Output) -> Result<(), ClusterError> {
+        let Output { messages, persist, committed, reads, leadership } = output;
+        for message in messages {
+            self.outbox.send(message);
+        }
+        for persist in persist {
+            let job = match (&persist.snapshot, self.state.arrived.take()) {
+                (None, kept) => {
+                    self.state.arrived = kept;
+                    Job::Persist(persist)
+                }
+                (Some(_), Some(verified)) => {
+                    let (done, installed) = crossbeam_channel::bounded(1);
+                    self.hand_over(Task::Install(Box::new(verified), done))?;
+                    Job::Install(persist, installed)
+                }
+                (Some(_), None) => {
+                    return Err(ClusterError::Raft("a snapshot without its bytes".to_owned()));
+                }
+            };
+            self.jobs.give(job)?;
+        }
+        // Raft had no use for it: it was ahead already.
+        self.state.arrived = None;
+        self.note_members(&committed);
+        self.state.committed.extend(committed);
+        self.feed_applier();
+        let now = boot_clock();
+        if let Some(leadership) = leadership {
+            if self.core.is_leader() {
+                self.state.lease.became_leader(leadership.term, now);
+            } else {
+                self.state.lease.stepped_down();
+                self.state.asks.clear();
+            }
+            self.publish();
+            self.progress.set_leadership(leadership);
+        }
+        for (token, index) in reads {
+            self.answer_read(token, index, now);
+        }
+        Ok(())
+    }
+
+    /// Whoever was a member may hold a lease: every node keeps account, since any may lead next.
+    fn note_members(&mut self, committed: &[Committed]) {
+        let now = boot_clock();
+        for entry in committed {
+            match entry {
+                Committed::Members { index, conf_state, .. } => {
+                    self.state.lease.members(&members_of(conf_state), *index, now);
+                }
+                Committed::Command { index, .. } => self.state.lease.scanned(*index),
+            }
+        }
+    }
+
+    fn answer_read(&mut self, token: ReadToken, index: Option<u64>, now: BootTime) {
+        let not_leader = NotProposed::NotLeader(self.core.leadership().leader);
+        match (self.state.reads.remove(&token), index) {
+            (Some(Reader::Barrier(answer)), index) => reply(answer, index.ok_or(not_leader)),
+            (Some(Reader::Leases(round)), None) => self.state.lease.failed(round),
+            (Some(Reader::Leases(round)), Some(index)) => {
+                // Not only what was confirmed but all that is committed by now: what has been acknowledged since must be
+                // applied by whoever serves.
+                let commit = self.core.commit_index();
+                for (member, grant) in self.state.lease.confirmed(round, index, commit, now) {
+                    if let Some(answer) = self.state.asks.remove(&member) {
+                        reply(answer, Ok(grant));
+                    }
+                }
+            }
+            (None, _) => {}
+        }
+    }
+
+    /// Gives the applying thread what it has room for. What it has none for waits here, by reference.
+    fn feed_applier(&mut self) {
+        if self.state.committed.is_empty() || self.tasks.is_full() {
+            return;
+        }
+        let batch: Vec<_> = self.state.committed.drain(..).collect();
+        if let Err(crossbeam_channel::TrySendError::Full(Task::Apply(batch))) =
+            self.tasks.try_send(Task::Apply(batch))
+        {
+            self.state.committed.extend(batch);
+        }
+    }
+
+    /// Hands over a task that must come after all that is committed.
+    fn hand_over(&mut self, task: Task) -> Result<(), ClusterError> {
+        let stopped = || ClusterError::Stopped { reason: "is being stopped".to_owned() };
+        if !self.state.committed.is_empty() {
+            let batch: Vec<_> = self.state.committed.drain(..).collect();
+            self.tasks.send(Task::Apply(batch)).map_err(|_| stopped())?;
+        }
+        self.tasks.send(task).map_err(|_| stopped())
+    }
+
+    /// Tells those who wait until no member can serve what was taken away.
+    fn releases(&mut self) {
+        if self.state.releases.is_empty() {
+            return;
+        }
+        let leading = self.leading();
+        let (lease, now) = (&self.state.lease, boot_clock());
+        for (index, answer) in std::mem::take(&mut self.state.releases) {
+            if answer.is_closed() {
+                continue;
+            }
+            match leading {
+                Err(refused) => reply(answer, Err(refused)),
+                Ok(()) => match lease.wait_for(index, now) {
+                    Wait::Released => reply(answer, Ok(())),
+                    // Looked at again after every report, and every tick.
+                    Wait::Until(_) | Wait::NotLeader => self.state.releases.push((index, answer)),
+                },
+            }
+        }
+    }
+
+    /// Once a tick.
+    fn housekeeping(&mut self) -> Result<(), ClusterError> {
+        self.feed_applier();
+        self.publish();
+        if self.storage.take_snapshot_request() && !self.tasks.is_full() {
+            // The answer comes as an input.
+            let _ = self.tasks.try_send(Task::Mark);
+        }
+        self.cut_log()
+    }
+
+    fn cut_log(&mut self) -> Result<(), ClusterError> {
+        let durable = self.marks.durable.load(Ordering::Acquire);
+        let first = self.storage.first();
+        let behind = durable.saturating_sub(first);
+        if behind < CUT_ENTRIES && self.storage.bytes() < CUT_BYTES {
+            return Ok(());
+        }
+        let through = durable.saturating_sub(KEEP_ENTRIES.min(behind / 2));
+        if through <= first {
+            return Ok(());
+        }
+        let Some(mark) = self.storage.cut(through) else { return Ok(()) };
+        self.jobs.give(Job::Compact(mark))
+    }
+
+    /// Lets the others see where it is.
+    fn publish(&self) {
+        self.progress.set_detail(Detail {
+            commit_index: self.core.commit_index(),
+            members: self.core.progress(),
+            conf_state: self.core.conf_state(),
+        });
+    }
+}
+
+/// What Raft calls a snapshot: where it stands, and who belonged to the cluster there. Its bytes go their own way.
+fn snapshot_of(mark: &catalogue::SnapshotMark) -> Result<Snapshot, ClusterError> {
+    let conf_state = decode_conf_state(&mark.conf_state)?;
+    Ok(SnapshotMark { index: mark.index, term: mark.term, conf_state }.to_snapshot())
+}
+
+/// Everybody who may hold a lease.
+pub(super) fn members_of(conf_state: &ConfState) -> Vec<RaftId> {
+    let mut members = [
+        &conf_state.voters,
+        &conf_state.voters_outgoing,
+        &conf_state.learners,
+        &conf_state.learners_next,
+    ]
+    .into_iter()
+    .flatten()
+    .copied()
+    .collect::<Vec<_>>();
+    members.sort_unstable();
+    members.dedup();
+    members
+}
+
+/// Whoever asked may have gone.
+fn reply<T>(answer: Answer<T>, with: Result<T, NotProposed>) {
+    let _ = answer.send(with);
+}

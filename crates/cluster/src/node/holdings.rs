@@ -1,0 +1,102 @@
+//! Who gained and lost copies, told to the catalogue many at a time.
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::Shared;
+use crate::catalogue::{Holders, Op};
+use crate::ids::{ObjectId, RaftId};
+
+/// News that may wait. What does not fit is learnt when somebody asks in vain.
+const MAX_NEWS: usize = 16_384;
+/// Told together.
+const MAX_BATCH: usize = 2048;
+/// How long news is gathered.
+const GATHER: Duration = Duration::from_millis(50);
+/// After a failure.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A copy gained or lost.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct News {
+    node: RaftId,
+    object: ObjectId,
+    gained: bool,
+}
+
+/// Where news is handed in; never waits.
+#[derive(Debug, Clone)]
+pub(super) struct Holdings(mpsc::Sender<News>);
+
+impl Holdings {
+    pub(super) fn new() -> (Self, mpsc::Receiver<News>) {
+        let (sender, receiver) = mpsc::channel(MAX_NEWS);
+        (Self(sender), receiver)
+    }
+
+    pub(super) fn gained(&self, node: RaftId, object: ObjectId) {
+        let _ = self.0.try_send(News { node, object, gained: true });
+    }
+
+    pub(super) fn lost(&self, node: RaftId, object: ObjectId) {
+        let _ = self.0.try_send(News { node, object, gained: false });
+    }
+}
+
+/// Tells the catalogue until the node stops.
+pub(super) async fn run(shared: std::sync::Weak<Shared>, mut news: mpsc::Receiver<News>) {
+    let mut batch = Vec::new();
+    while news.recv_many(&mut batch, MAX_BATCH).await > 0 {
+        tokio::time::sleep(GATHER).await;
+        while batch.len() < MAX_BATCH {
+            let Ok(more) = news.try_recv() else { break };
+            batch.push(more);
+        }
+        let Some(shared) = shared.upgrade() else { return };
+        for holders in sorted(&batch) {
+            tell(&shared, holders).await;
+        }
+        batch.clear();
+    }
+}
+
+async fn tell(shared: &Arc<Shared>, holders: Holders) {
+    if let Err(error) = shared.change(Op::Holders(holders)).await {
+        tracing::debug!(%error, "copies could not be announced");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// The last word on each copy, by member.
+fn sorted(batch: &[News]) -> Vec<Holders> {
+    let last: BTreeMap<(RaftId, ObjectId), bool> =
+        batch.iter().map(|news| ((news.node, news.object), news.gained)).collect();
+    let mut by_node: BTreeMap<RaftId, Holders> = BTreeMap::new();
+    for ((node, object), gained) in last {
+        let holders = by_node.entry(node).or_insert_with(|| Holders {
+            node,
+            gained: Vec::new(),
+            lost: Vec::new(),
+        });
+        if gained { &mut holders.gained } else { &mut holders.lost }.push(object);
+    }
+    by_node.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_word_on_a_copy_counts() {
+        let object = |serial| ObjectId { node: 1, serial };
+        let news = |node, serial, gained| News { node, object: object(serial), gained };
+        let told =
+            sorted(&[news(2, 1, true), news(1, 1, true), news(2, 1, false), news(2, 2, true)]);
+        assert_eq!(told.len(), 2);
+        assert_eq!((told[0].node, &told[0].gained), (1, &vec![object(1)]));
+        assert_eq!((&told[1].gained, &told[1].lost), (&vec![object(2)], &vec![object(1)]));
+    }
+}

@@ -1,0 +1,167 @@
+//! A member of a cluster: what everything else here is put together to.
+mod apply;
+mod change;
+mod config;
+mod disk;
+mod drive;
+mod fetch;
+mod holdings;
+mod inbox;
+mod join;
+mod leases;
+mod members;
+mod mesh;
+mod objects;
+mod pending;
+mod permit;
+mod progress;
+mod rpc;
+mod snapshots;
+mod start;
+mod status;
+mod wake;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+pub use apply::Observer;
+pub use config::{ClusterConfig, Start};
+pub use fetch::Fetched;
+pub use objects::PutOutcome;
+pub use permit::Consistency;
+pub use status::{LeaseStatus, MemberStatus, Status};
+
+use self::fetch::Fetches;
+use self::holdings::Holdings;
+use self::inbox::Letterbox;
+use self::leases::Leases;
+use self::pending::Pending;
+use self::progress::Progress;
+use crate::catalogue::{Catalogue, Member};
+use crate::error::ClusterError;
+use crate::ids::{ClusterId, NodeKey, ObjectId, RaftId};
+use crate::lease::LeaseGate;
+use crate::net::{Identity, Network};
+use crate::store::ObjectStore;
+use crate::transfer::Transfers;
+
+/// A running member of a cluster. Cheap to clone.
+#[derive(Clone)]
+pub struct Cluster(Arc<Shared>);
+
+/// What the parts of a member share.
+pub(crate) struct Shared {
+    id: RaftId,
+    key: NodeKey,
+    cluster: ClusterId,
+    name: String,
+    address: SocketAddr,
+    copies: usize,
+    /// The next object's number; its upper bits count the starts of this node.
+    serial: AtomicU64,
+    catalogue: Catalogue,
+    store: Arc<dyn ObjectStore>,
+    network: Network,
+    transfers: Transfers,
+    mesh: mesh::Mesh,
+    letterbox: Letterbox,
+    pending: Arc<Pending>,
+    progress: Arc<Progress>,
+    leases: Arc<Leases>,
+    gate: Arc<LeaseGate>,
+    holdings: Holdings,
+    fetches: Fetches,
+    /// Why the node has stopped, once it has.
+    failed: watch::Sender<Option<String>>,
+    threads: Mutex<Option<start::Threads>>,
+    /// Keeps the data folder to this process.
+    _identity: Identity,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cluster").field("id", &self.0.id).finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// This member's number.
+    pub fn id(&self) -> RaftId {
+        self.0.id
+    }
+
+    /// What all members have agreed on, as far as it is known here.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.0.catalogue
+    }
+
+    /// Where it listens for members.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    /// Bytes of these objects are here no longer: evicted, expired or found damaged.
+    pub fn lost(&self, object: ObjectId) {
+        if self.0.catalogue.by_object(object).is_some() {
+            self.0.holdings.lost(self.0.id, object);
+        }
+    }
+
+    /// Waits until the node cannot go on: its disk failed, or it has been removed. Answers with the reason.
+    pub async fn failed(&self) -> String {
+        let mut failed = self.0.failed.subscribe();
+        match failed.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => "the node was stopped".to_owned(),
+        }
+    }
+
+    /// Stops: hands leadership over if it can, then closes connections, log and catalogue.
+    pub async fn stop(&self) {
+        self.0.stop().await;
+    }
+}
+
+impl Shared {
+    fn stopped(&self) -> ClusterError {
+        let reason = self.failed.borrow().clone();
+        ClusterError::Stopped { reason: reason.unwrap_or_else(|| "is being stopped".to_owned()) }
+    }
+
+    fn fail(&self, reason: String) {
+        tracing::error!(reason, "this node can no longer take part in the cluster");
+        self.leases.holder.lock().revoke();
+        self.failed.send_replace(Some(reason));
+    }
+
+    async fn call(
+        &self,
+        peer: RaftId,
+        method: &str,
+        payload: Bytes,
+        patience: Duration,
+    ) -> Result<Bytes, ClusterError> {
+        self.network.call(peer, method, payload, patience).await
+    }
+}
+
+fn addresses_of(member: &Member) -> Vec<SocketAddr> {
+    member.addresses.iter().filter_map(|address| address.parse().ok()).collect()
+}
+
+fn addresses_of_mesh(member: &Member) -> Option<SocketAddr> {
+    member.mesh.iter().find_map(|address| address.parse().ok())
+}
+
+/// Milliseconds since the Unix epoch.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,316 @@
+//! Transfers that this node begins.
+use std::fmt;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use straightway_buffer::MemoryPool;
+use straightway_wire::CHUNK_BYTES;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::parts::{Answer, Info, Opening, Part, Trailer, decode_answer, encode_opening, invalid};
+use super::stream::{Body, PROGRESS, Piece, Receiver, Sender};
+use super::{ChunkSource, SnapshotMark};
+use crate::error::ClusterError;
+use crate::ids::{ObjectId, RaftId};
+use crate::net::Network;
+use crate::store::{ObjectInfo, StoreError};
+
+/// Sends to other members and fetches from them: at most [`crate::net::NetLimits::transfers`] at once to each, the others wait.
+/// Dropping a future, or a [`Pull`], gives the transfer up.
+#[derive(Debug, Clone)]
+pub struct Transfers {
+    network: Network,
+    pool: MemoryPool,
+}
+
+/// An open stream.
+struct Open {
+    sender: Sender,
+    receiver: Receiver,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Transfers {
+    /// Over this network.
+    pub fn new(network: Network) -> Self {
+        Self { network, pool: MemoryPool::new(CHUNK_BYTES) }
+    }
+
+    /// Sends an object; when it is stored over there, answers with its digest. `info` says as much as is known now.
+    ///
+    /// # Errors
+    /// [`ClusterError::Store`] with [`StoreError::Full`] when there is no room over there, [`ClusterError::Refused`],
+    /// [`ClusterError::Unreachable`], [`ClusterError::Timeout`].
+    pub async fn push(
+        &self,
+        peer: RaftId,
+        id: ObjectId,
+        info: &ObjectInfo,
+        source: &mut dyn ChunkSource,
+    ) -> Result<[u8; 32], ClusterError> {
+        let opening = Opening::Push { id: id.to_bytes(), info: Info::from(info) };
+        let (trailer, digest) = self.send(peer, opening, source).await?;
+        if trailer.digest.is_some_and(|sent| sent != digest) {
+            return Err(StoreError::Digest.into());
+        }
+        Ok(digest)
+    }
+
+    /// Sends a snapshot; returns when it is taken over there.
+    ///
+    /// # Errors
+    /// As [`Transfers::push`].
+    pub async fn push_snapshot(
+        &self,
+        peer: RaftId,
+        mark: SnapshotMark,
+        source: &mut dyn ChunkSource,
+    ) -> Result<(), ClusterError> {
+        let opening = Opening::PushSnapshot { mark: mark.into() };
+        self.send(peer, opening, source).await.map(drop)
+    }
+
+    /// Fetches an object, from `offset` on.
+    ///
+    /// # Errors
+    /// [`ClusterError::Refused`] when the peer has not got it, [`ClusterError::Unreachable`], [`ClusterError::Timeout`].
+    pub async fn pull(
+        &self,
+        peer: RaftId,
+        id: ObjectId,
+        offset: u64,
+    ) -> Result<Pull, ClusterError> {
+        let opening = Opening::Pull { id: id.to_bytes(), offset };
+        match self.fetch(peer, &opening).await? {
+            (Answer::Found { info }, body, permit) => {
+                let hasher = (offset == 0).then(Sha256::new);
+                let info = ObjectInfo::from(info);
+                Ok(Pull { peer, info, offset, body, hasher, ended: false, permit: Some(permit) })
+            }
+            (other, ..) => Err(other.into_error()),
+        }
+    }
+
+    /// Fetches the snapshot at `index`; 0: the newest.
+    ///
+    /// # Errors
+    /// As [`Transfers::pull`].
+    pub async fn pull_snapshot(
+        &self,
+        peer: RaftId,
+        index: u64,
+    ) -> Result<SnapshotPull, ClusterError> {
+        match self.fetch(peer, &Opening::PullSnapshot { index }).await? {
+            (Answer::FoundSnapshot { mark }, body, permit) => {
+                let (mark, hasher) = (mark.into(), Sha256::new());
+                Ok(SnapshotPull { peer, mark, body, hasher, ended: false, permit: Some(permit) })
+            }
+            (other, ..) => Err(other.into_error()),
+        }
+    }
+
+    async fn open(&self, peer: RaftId, opening: &Opening) -> Result<Open, ClusterError> {
+        let permit = self.network.transfer_permit(peer).await?;
+        let connection = Box::pin(self.network.open_bulk(peer)).await?;
+        let unreachable = |reason: String| ClusterError::Unreachable { peer, reason };
+        // It waits where the peer still serves older ones.
+        let opened = tokio::time::timeout(PROGRESS, connection.open_bi()).await;
+        let opened = opened.map_err(|_| unreachable(format!("no stream within {PROGRESS:?}")))?;
+        let (send, receive) = opened.map_err(|error| unreachable(error.to_string()))?;
+        let mut sender = Sender::new(send);
+        let receiver = Receiver::new(receive, self.pool.clone());
+        encode_opening(&mut sender.out, opening)?;
+        sender.flush().await.map_err(|error| at(peer, error))?;
+        Ok(Open { sender, receiver, permit })
+    }
+
+    /// Opens a stream, sends a body, and waits for the word that it is stored.
+    async fn send(
+        &self,
+        peer: RaftId,
+        opening: Opening,
+        source: &mut dyn ChunkSource,
+    ) -> Result<(Trailer, [u8; 32]), ClusterError> {
+        let Open { mut sender, mut receiver, permit } = self.open(peer, &opening).await?;
+        let sent = {
+            let answer = receiver.next(FOR_EVER);
+            tokio::pin!(answer);
+            tokio::select! {
+                biased;
+                // It has seen enough: no room, or something wrong.
+                answer = &mut answer => Err(Some(answer)),
+                sent = sender.body(source) => match sent {
+                    Ok(trailer) => Ok(trailer),
+                    Err(error @ ClusterError::Store(_)) => return Err(error),
+                    // It does not read on: perhaps it says why.
+                    Err(error) => match tokio::time::timeout(PROGRESS, answer).await {
+                        Ok(Ok(part)) => Err(Some(Ok(part))),
+                        _ => return Err(at(peer, error)),
+                    },
+                },
+            }
+        };
+        let (trailer, answer) = match sent {
+            Ok(trailer) => {
+                sender.finish();
+                // The peer makes it durable first.
+                (Some(trailer), receiver.next(PROGRESS * 3).await)
+            }
+            Err(answer) => (None, answer.unwrap_or_else(|| Err(invalid(&"no answer")))),
+        };
+        drop(permit);
+        let Part::Response(answer) = answer.map_err(|error| at(peer, error))? else {
+            return Err(invalid(&"something else where its answer should be"));
+        };
+        match (decode_answer(&answer)?, trailer) {
+            (Answer::Stored { digest }, Some(trailer)) => Ok((trailer, digest)),
+            (other, _) => Err(other.into_error()),
+        }
+    }
+
+    async fn fetch(
+        &self,
+        peer: RaftId,
+        opening: &Opening,
+    ) -> Result<(Answer, Body, OwnedSemaphorePermit), ClusterError> {
+        let Open { mut sender, mut receiver, permit } = self.open(peer, opening).await?;
+        sender.finish();
+        let answer = receiver.next(PROGRESS).await.map_err(|error| at(peer, error))?;
+        let Part::Response(answer) = answer else {
+            return Err(invalid(&"something else where its answer should be"));
+        };
+        Ok((decode_answer(&answer)?, Body::new(receiver), permit))
+    }
+}
+
+/// A time-out where another one counts.
+const FOR_EVER: std::time::Duration = std::time::Duration::from_hours(24);
+
+/// Says which peer was lost.
+fn at(peer: RaftId, error: ClusterError) -> ClusterError {
+    match error {
+        ClusterError::Wire(straightway_wire::WireError::Invalid { what: _, reason }) => {
+            ClusterError::Unreachable { peer, reason }
+        }
+        other => other,
+    }
+}
+
+/// An object on its way. What has come can be served, and stored, before the rest has.
+pub struct Pull {
+    peer: RaftId,
+    info: ObjectInfo,
+    offset: u64,
+    body: Body,
+    /// Of a whole object.
+    hasher: Option<Sha256>,
+    ended: bool,
+    /// Given back at the end: what has ended may be held for long.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl fmt::Debug for Pull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pull")
+            .field("peer", &self.peer)
+            .field("info", &self.info)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pull {
+    /// What is known of it; its length and digest are.
+    pub fn info(&self) -> &ObjectInfo {
+        &self.info
+    }
+
+    /// From where it comes.
+    pub fn peer(&self) -> RaftId {
+        self.peer
+    }
+
+    /// The next bytes, each chunk checked; `None`: that was all, and of a whole object length and digest are right.
+    ///
+    /// # Errors
+    /// [`ClusterError::Store`] with [`StoreError::Digest`] where what came is not what was announced: nothing of it may be kept.
+    pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, ClusterError> {
+        if self.ended {
+            return Ok(None);
+        }
+        match self.body.next().await.map_err(|error| at(self.peer, error))? {
+            Piece::Chunk(chunk) => {
+                if let Some(hasher) = &mut self.hasher {
+                    hasher.update(&chunk);
+                }
+                let expected = self.info.len.map(|len| len.saturating_sub(self.offset));
+                if expected.is_some_and(|expected| self.body.len() > expected) {
+                    return Err(StoreError::Digest.into());
+                }
+                Ok(Some(chunk))
+            }
+            Piece::End(_) => {
+                self.ended = true;
+                self.permit = None;
+                let found = self.offset.saturating_add(self.body.len());
+                let short = self.info.len.is_some_and(|len| found < len && self.offset <= len);
+                let other = self.hasher.take().is_some_and(|hasher| {
+                    let found: [u8; 32] = hasher.finalize().into();
+                    self.info.digest.is_some_and(|digest| digest != found)
+                });
+                if short || other { Err(StoreError::Digest.into()) } else { Ok(None) }
+            }
+        }
+    }
+}
+
+/// A snapshot on its way.
+pub struct SnapshotPull {
+    peer: RaftId,
+    mark: SnapshotMark,
+    body: Body,
+    hasher: Sha256,
+    ended: bool,
+    /// Given back at the end: what has ended may be held for long.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl fmt::Debug for SnapshotPull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SnapshotPull")
+            .field("peer", &self.peer)
+            .field("mark", &self.mark)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SnapshotPull {
+    /// Which one it is.
+    pub fn mark(&self) -> SnapshotMark {
+        self.mark
+    }
+
+    /// The next bytes; `None`: that was all, and its digest is right.
+    ///
+    /// # Errors
+    /// As [`Pull::next_chunk`].
+    pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, ClusterError> {
+        if self.ended {
+            return Ok(None);
+        }
+        match self.body.next().await.map_err(|error| at(self.peer, error))? {
+            Piece::Chunk(chunk) => {
+                self.hasher.update(&chunk);
+                Ok(Some(chunk))
+            }
+            Piece::End(trailer) => {
+                self.ended = true;
+                self.permit = None;
+                let found: [u8; 32] = self.hasher.finalize_reset().into();
+                if trailer.digest.is_some_and(|digest| digest != found) {
+                    return Err(StoreError::Digest.into());
+                }
+                Ok(None)
+            }
+        }
+    }
+}

@@ -1,0 +1,509 @@
+//! What goes over a transfer's stream, without I/O: frames out of pieces, chunks gathered once.
+//!
+//! ```text
+//! who opens the stream          the other side
+//! Request  what is wanted   ->
+//!   to send:  chunks, end, trailer ->        <- Response  stored, or why not (may come before the end)
+//!   to fetch:                                <- Response  what is found, or why not; chunks, end, trailer
+//! ```
+//! A chunk is a `StreamChunk` frame of at most 64 KiB with a CRC-32C, numbered from 1 on; `StreamEnd` follows the last, and a
+//! `Request` frame with length and digest follows that. `Heartbeat` frames say that more is to come when it takes long.
+use std::collections::VecDeque;
+
+use bytes::{Buf, Bytes};
+use rkyv::rancor::Failure;
+use straightway_buffer::{MemoryPool, ZeroCopyBuffer};
+use straightway_wire::{
+    CHUNK_BYTES, MAX_HEADER_SIZE, MessageHeader, MessageType, Segments, StreamPart, StreamRole,
+    WireError, crc32c, encode_frame,
+};
+
+use crate::error::ClusterError;
+use crate::ids::ObjectId;
+use crate::store::{ObjectInfo, StoreError};
+
+/// Largest frame that is no chunk.
+const MAX_TALK: usize = 64 << 10;
+/// Room for the words of a failure.
+const MAX_WORDS: usize = 512;
+
+/// What somebody opens a stream for.
+#[derive(Debug, Clone, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub(crate) enum Opening {
+    /// To send an object.
+    Push { id: [u8; 16], info: Info },
+    /// To fetch one, from an offset on.
+    Pull { id: [u8; 16], offset: u64 },
+    /// To send a snapshot.
+    PushSnapshot { mark: Mark },
+    /// To fetch one; 0: the newest.
+    PullSnapshot { index: u64 },
+}
+
+/// What the other side says.
+#[derive(Debug, Clone, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub(crate) enum Answer {
+    /// It is stored; objects with this digest.
+    Stored { digest: [u8; 32] },
+    /// The object follows.
+    Found { info: Info },
+    /// The snapshot follows.
+    FoundSnapshot { mark: Mark },
+    /// It is not here.
+    Missing,
+    /// There is no room.
+    Full { len: Option<u64> },
+    /// The bytes are not those that were announced.
+    Digest,
+    /// It cannot be done.
+    Failed { words: String },
+}
+
+/// What follows the end.
+#[derive(Debug, Clone, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub(crate) struct Trailer {
+    /// Bytes that were sent.
+    pub(crate) len: u64,
+    /// Their SHA-256; of a part of an object none is known.
+    pub(crate) digest: Option<[u8; 32]>,
+}
+
+/// A snapshot's place in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub(crate) struct Mark {
+    pub(crate) index: u64,
+    pub(crate) term: u64,
+    pub(crate) len: Option<u64>,
+}
+
+/// [`ObjectInfo`] on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub(crate) struct Info {
+    key: String,
+    len: Option<u64>,
+    digest: Option<[u8; 32]>,
+    content_type: String,
+    content_encoding: String,
+    tags: Vec<String>,
+    expires_ms: u64,
+    last_modified_ms: u64,
+}
+
+impl From<&ObjectInfo> for Info {
+    fn from(info: &ObjectInfo) -> Self {
+        let ObjectInfo { len, digest, expires_ms, last_modified_ms, .. } = *info;
+        let (key, tags) = (info.key.clone(), info.tags.clone());
+        let content_type = info.content_type.clone();
+        let content_encoding = info.content_encoding.clone();
+        Self {
+            key,
+            len,
+            digest,
+            content_type,
+            content_encoding,
+            tags,
+            expires_ms,
+            last_modified_ms,
+        }
+    }
+}
+
+impl From<Info> for ObjectInfo {
+    fn from(info: Info) -> Self {
+        let Info { key, len, digest, content_type, content_encoding, .. } = info;
+        let Info { tags, expires_ms, last_modified_ms, .. } = info;
+        Self {
+            key,
+            len,
+            digest,
+            content_type,
+            content_encoding,
+            tags,
+            expires_ms,
+            last_modified_ms,
+        }
+    }
+}
+
+impl From<StoreError> for Answer {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Full { len } => Self::Full { len },
+            StoreError::Digest => Self::Digest,
+            StoreError::Failed { what, source } => Self::failed(&format_args!("{what}: {source}")),
+        }
+    }
+}
+
+impl Answer {
+    pub(crate) fn failed(why: &dyn std::fmt::Display) -> Self {
+        let mut words = why.to_string();
+        words.truncate(words.floor_char_boundary(MAX_WORDS));
+        Self::Failed { words }
+    }
+
+    /// The error that it stands for.
+    pub(crate) fn into_error(self) -> ClusterError {
+        match self {
+            Self::Full { len } => StoreError::Full { len }.into(),
+            Self::Digest => StoreError::Digest.into(),
+            Self::Missing => ClusterError::Refused { reason: "it is not there".to_owned() },
+            Self::Failed { words } => ClusterError::Refused { reason: words },
+            other => invalid(&format_args!("{other:?} where it answers nothing")),
+        }
+    }
+}
+
+pub(crate) fn invalid(reason: &dyn std::fmt::Display) -> ClusterError {
+    ClusterError::Invalid { what: "a transfer", reason: reason.to_string() }
+}
+
+pub(crate) fn object(id: [u8; 16]) -> ObjectId {
+    ObjectId::from_bytes(id)
+}
+
+macro_rules! talk {
+    ($($type:ty, $encode:ident, $decode:ident, $kind:ident;)*) => {$(
+        /// Writes it as a frame.
+        pub(crate) fn $encode(out: &mut Segments, value: &$type) -> Result<(), ClusterError> {
+            let bytes = rkyv::to_bytes::<rkyv::rancor::Error>(value).map_err(|error| invalid(&error))?;
+            if bytes.len() > MAX_TALK {
+                return Err(invalid(&"its description is too long"));
+            }
+            let payload = Bytes::from(bytes.into_vec());
+            Ok(encode_frame(out, &MessageHeader::new(MessageType::$kind), payload)?)
+        }
+
+        /// Reads a frame's payload.
+        pub(crate) fn $decode(payload: &[u8]) -> Result<$type, ClusterError> {
+            rkyv::from_bytes::<$type, Failure>(payload)
+                .map_err(|_| invalid(&"a description that makes no sense"))
+        }
+    )*};
+}
+talk! {
+    Opening, encode_opening, decode_opening, Request;
+    Answer, encode_answer, decode_answer, Response;
+    Trailer, encode_trailer, decode_trailer, Request;
+}
+
+/// Writes one chunk, by reference.
+pub(crate) fn encode_chunk(out: &mut Segments, seq: u32, chunk: Bytes) -> Result<(), WireError> {
+    let stream = Some(StreamPart { id: 0, seq, role: StreamRole::Chunk });
+    let header = MessageHeader { stream, ..MessageHeader::new(MessageType::StreamChunk) };
+    encode_frame(out, &header, chunk)
+}
+
+/// Writes the end.
+pub(crate) fn encode_end(out: &mut Segments, seq: u32, aborted: bool) -> Result<(), WireError> {
+    let stream = Some(StreamPart { id: 0, seq, role: StreamRole::End { aborted } });
+    let header = MessageHeader { stream, ..MessageHeader::new(MessageType::StreamEnd) };
+    encode_frame(out, &header, Bytes::new())
+}
+
+/// Writes that there is more to come.
+pub(crate) fn encode_alive(out: &mut Segments) -> Result<(), WireError> {
+    encode_frame(out, &MessageHeader::new(MessageType::Heartbeat), Bytes::new())
+}
+
+/// A frame of a transfer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// What is wanted, or the trailer.
+    Request(Bytes),
+    /// An answer.
+    Response(Bytes),
+    /// A piece of the body.
+    Chunk(Bytes),
+    /// All chunks have come, or the sender has given up.
+    End { aborted: bool },
+    /// More is to come.
+    Alive,
+}
+
+#[derive(Debug)]
+enum State {
+    Header { bytes: [u8; MAX_HEADER_SIZE], have: usize },
+    Payload { header: MessageHeader, gather: ZeroCopyBuffer },
+}
+
+impl State {
+    const START: Self = Self::Header { bytes: [0; MAX_HEADER_SIZE], have: 0 };
+}
+
+/// Takes parts out of pieces of any length. What lies within one piece is a slice of it; the rest is gathered once, in buffers of
+/// a pool.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pool: MemoryPool,
+    current: Bytes,
+    queue: VecDeque<Bytes>,
+    state: State,
+    /// Of the last chunk.
+    seq: u32,
+}
+
+impl Parts {
+    pub(crate) fn new(pool: MemoryPool) -> Self {
+        Self { pool, current: Bytes::new(), queue: VecDeque::new(), state: State::START, seq: 0 }
+    }
+
+    /// Takes a piece. Parts are to be taken out before more is fed.
+    pub(crate) fn feed(&mut self, piece: Bytes) {
+        if self.current.is_empty() {
+            self.current = piece;
+        } else if !piece.is_empty() {
+            self.queue.push_back(piece);
+        }
+    }
+
+    /// Whether what was fed ended with a part's last byte.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.current.is_empty() && matches!(self.state, State::Header { have: 0, .. })
+    }
+
+    /// The next part, if all of it has arrived. After an error, nothing that follows makes sense.
+    pub(crate) fn next_part(&mut self) -> Result<Option<Part>, ClusterError> {
+        loop {
+            match &mut self.state {
+                State::Header { bytes, have } => {
+                    let wanted = MessageHeader::peek_len(&bytes[..*have])?.unwrap_or(2);
+                    if *have == wanted && *have > 2 {
+                        let header = MessageHeader::decode(&bytes[..wanted])?;
+                        self.state = State::START;
+                        if let Some(part) = self.begin(header)? {
+                            return Ok(Some(part));
+                        }
+                        continue;
+                    }
+                    let taken = self.current.len().min(wanted - *have);
+                    if taken == 0 {
+                        return Ok(None);
+                    }
+                    bytes[*have..*have + taken].copy_from_slice(&self.current[..taken]);
+                    *have += taken;
+                    self.advance(taken);
+                }
+                State::Payload { gather, .. } => {
+                    let taken = gather.write(&self.current);
+                    let missing = gather.remaining();
+                    self.advance(taken);
+                    if missing == 0 {
+                        let state = std::mem::replace(&mut self.state, State::START);
+                        if let State::Payload { header, gather } = state {
+                            return self.complete(&header, gather.freeze()).map(Some);
+                        }
+                    }
+                    if taken == 0 {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    fn advance(&mut self, taken: usize) {
+        self.current.advance(taken);
+        if self.current.is_empty() {
+            self.current = self.queue.pop_front().unwrap_or_default();
+        }
+    }
+
+    /// The part, if its payload is there in one piece.
+    fn begin(&mut self, header: MessageHeader) -> Result<Option<Part>, ClusterError> {
+        let len = header.payload_len as usize;
+        let limit = match header.msg_type {
+            MessageType::StreamChunk => CHUNK_BYTES,
+            MessageType::Request | MessageType::Response => MAX_TALK,
+            MessageType::StreamEnd | MessageType::Heartbeat => 0,
+            other => return Err(invalid(&format_args!("a {other:?} has no place in a transfer"))),
+        };
+        if len > limit {
+            let (len, limit) = (len as u64, limit as u64);
+            return Err(WireError::TooLarge { what: "a part of a transfer", len, limit }.into());
+        }
+        if header.compressed.is_some() {
+            return Err(invalid(&"parts of a transfer are not compressed"));
+        }
+        if len <= self.current.len() {
+            let payload = self.current.slice(..len);
+            self.advance(len);
+            return self.complete(&header, payload).map(Some);
+        }
+        let gather = self.pool.allocate(len).map_err(|error| invalid(&error))?;
+        self.state = State::Payload { header, gather };
+        Ok(None)
+    }
+
+    fn complete(&mut self, header: &MessageHeader, payload: Bytes) -> Result<Part, ClusterError> {
+        let expected = header.payload_crc.ok_or_else(|| invalid(&"a part without a checksum"))?;
+        let found = crc32c(&payload);
+        if expected != found {
+            return Err(WireError::PayloadChecksum { expected, found }.into());
+        }
+        if let Some(part) = header.stream {
+            self.seq = self.seq.wrapping_add(1);
+            if part.seq != self.seq {
+                return Err(invalid(&format_args!("chunk {} instead of {}", part.seq, self.seq)));
+            }
+        }
+        Ok(match (header.msg_type, header.stream.map(|part| part.role)) {
+            (MessageType::Request, _) => Part::Request(payload),
+            (MessageType::Response, _) => Part::Response(payload),
+            (_, Some(StreamRole::Chunk)) => Part::Chunk(payload),
+            (_, Some(StreamRole::End { aborted })) => Part::End { aborted },
+            _ => Part::Alive,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use straightway_buffer::copied;
+    use straightway_wire::QUIC_CUT;
+
+    fn parser() -> Parts {
+        Parts::new(MemoryPool::new(CHUNK_BYTES))
+    }
+
+    fn parsed(parts: &mut Parts) -> Vec<Part> {
+        std::iter::from_fn(|| parts.next_part().expect("valid")).collect()
+    }
+
+    fn info() -> Info {
+        Info::from(&ObjectInfo {
+            key: "a/b".to_owned(),
+            len: Some(7),
+            digest: Some([1; 32]),
+            content_type: "text/plain".to_owned(),
+            tags: vec!["x".to_owned(), "y".to_owned()],
+            expires_ms: 9,
+            ..ObjectInfo::default()
+        })
+    }
+
+    #[test]
+    fn what_is_said_is_understood() {
+        let mark = Mark { index: 3, term: 2, len: None };
+        for opening in [
+            Opening::Push { id: [1; 16], info: info() },
+            Opening::Pull { id: [2; 16], offset: 77 },
+            Opening::PushSnapshot { mark },
+            Opening::PullSnapshot { index: 0 },
+        ] {
+            let mut out = Segments::new(QUIC_CUT);
+            encode_opening(&mut out, &opening).expect("encoded");
+            let mut parts = parser();
+            parts.feed(out.finish().concat().into());
+            let Some(Part::Request(payload)) = parts.next_part().expect("valid") else {
+                panic!("no request")
+            };
+            assert_eq!(decode_opening(&payload).expect("valid"), opening);
+        }
+        assert_eq!(Info::from(&ObjectInfo::from(info())), info());
+        for answer in [
+            Answer::Stored { digest: [1; 32] },
+            Answer::Found { info: info() },
+            Answer::FoundSnapshot { mark },
+            Answer::Missing,
+            Answer::Full { len: Some(1) },
+            Answer::failed(&"x".repeat(10_000)),
+        ] {
+            let mut out = Segments::new(QUIC_CUT);
+            encode_answer(&mut out, &answer).expect("encoded");
+            let frame = out.finish().concat();
+            assert_eq!(decode_answer(&frame[16..]).expect("valid"), answer);
+        }
+    }
+
+    #[test]
+    fn a_chunk_is_copied_once_and_one_that_lies_in_one_piece_never() {
+        let body = Bytes::from(vec![3; CHUNK_BYTES]);
+        let mut out = Segments::new(QUIC_CUT);
+        encode_chunk(&mut out, 1, body.clone()).expect("encoded");
+        let frame = out.finish();
+        assert_eq!(frame[1].as_ptr(), body.as_ptr(), "by reference");
+        let bytes = Bytes::from(frame.concat());
+        let mut parts = parser();
+        parts.feed(bytes.clone());
+        let whole = parsed(&mut parts);
+        let Part::Chunk(chunk) = &whole[0] else { panic!("{whole:?}") };
+        assert_eq!(chunk.as_ptr(), bytes[bytes.len() - CHUNK_BYTES..].as_ptr());
+
+        let before = copied().cursor;
+        let mut parts = parser();
+        for piece in 0..bytes.len().div_ceil(1400) {
+            parts.feed(bytes.slice(piece * 1400..bytes.len().min((piece + 1) * 1400)));
+        }
+        assert_eq!(parsed(&mut parts), [Part::Chunk(body)]);
+        // Other tests copy at the same time; none copies less.
+        assert!(copied().cursor - before >= CHUNK_BYTES as u64);
+    }
+
+    #[test]
+    fn what_has_no_place_is_refused() {
+        let frame = |header: MessageHeader, payload: &'static [u8]| {
+            let mut out = Segments::new(QUIC_CUT);
+            encode_frame(&mut out, &header, Bytes::from_static(payload)).expect("encoded");
+            Bytes::from(out.finish().concat())
+        };
+        let stream = |seq, role| Some(StreamPart { id: 0, seq, role });
+        let chunk = MessageHeader::new(MessageType::StreamChunk);
+        let mut long = [0; MAX_HEADER_SIZE];
+        let header = MessageHeader { stream: stream(1, StreamRole::Chunk), ..chunk };
+        let len = MessageHeader { payload_len: u32::MAX, ..header }.encode(&mut long);
+        let mut damaged = frame(header, b"bytes").to_vec();
+        *damaged.last_mut().expect("some") ^= 1;
+        for (what, bytes) in [
+            ("a hello", frame(MessageHeader::new(MessageType::Hello), b"")),
+            ("a length of 4 GiB", Bytes::copy_from_slice(&long[..len])),
+            ("a gap", frame(MessageHeader { stream: stream(2, StreamRole::Chunk), ..chunk }, b"x")),
+            ("no checksum", frame(header.without_sum(), b"x")),
+            ("damage", damaged.into()),
+            ("another protocol", Bytes::from_static(b"GET /")),
+        ] {
+            let mut parts = parser();
+            parts.feed(bytes);
+            assert!(parts.next_part().is_err(), "{what}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_of_any_length_give_the_same_parts(
+            sizes in proptest::collection::vec(0..5000_usize, 0..6),
+            cuts in proptest::collection::vec(1..3000_usize, 1..40),
+        ) {
+            let mut out = Segments::new(QUIC_CUT);
+            let mut expected = Vec::new();
+            for (seq, size) in (1_u32..).zip(&sizes) {
+                let chunk = Bytes::from(vec![seq.to_le_bytes()[0]; *size]);
+                encode_chunk(&mut out, seq, chunk.clone()).expect("encoded");
+                encode_alive(&mut out).expect("encoded");
+                expected.extend([Part::Chunk(chunk), Part::Alive]);
+            }
+            let last = u32::try_from(sizes.len()).expect("few") + 1;
+            encode_end(&mut out, last, false).expect("encoded");
+            expected.push(Part::End { aborted: false });
+            let mut bytes = Bytes::from(out.finish().concat());
+            let (mut parts, mut found) = (parser(), Vec::new());
+            for cut in cuts.iter().cycle() {
+                if bytes.is_empty() {
+                    break;
+                }
+                parts.feed(bytes.split_to(bytes.len().min(*cut)));
+                found.extend(parsed(&mut parts));
+            }
+            prop_assert_eq!(found, expected);
+            prop_assert!(parts.is_idle());
+        }
+
+        #[test]
+        fn descriptions_of_anything_are_refused_or_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            // What matters is that it comes to an end without a panic.
+            let _ = (decode_opening(&bytes), decode_answer(&bytes), decode_trailer(&bytes));
+        }
+    }
+}

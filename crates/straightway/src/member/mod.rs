@@ -1,0 +1,12 @@
+//! The node as a member of a cluster: the cluster's objects in this node's cache, and its answers over HTTP.
+//!
+//! The catalogue says what a key has; the cache keeps bytes under the object's own name, which no client can ask for.
+mod observe;
+mod read;
+mod store;
+mod write;
+
+pub(crate) use observe::ClusterObserver;
+pub(crate) use read::{Chunks, Found, Need, find, not_served};
+pub(crate) use store::{CacheStore, is_object_key, meta_of, object_key, options};
+pub(crate) use write::{condition, purge, put, remove};
