@@ -1,5 +1,8 @@
 //! The mesh beside the cluster's connections: who answers, and how near it is.
+use std::collections::HashMap;
 use std::net::UdpSocket;
+
+use parking_lot::Mutex;
 
 use super::addresses_of_mesh;
 use crate::catalogue::Catalogue;
@@ -14,6 +17,8 @@ use crate::net::Network;
 pub(super) struct Mesh {
     me: RaftId,
     handle: MeshHandle,
+    /// The last secret that was given for each peer.
+    secrets: Mutex<HashMap<RaftId, [u8; 32]>>,
 }
 
 impl Mesh {
@@ -29,7 +34,7 @@ impl Mesh {
                 tracing::info!(?event, "mesh");
             }
         });
-        let mesh = Self { me, handle };
+        let mesh = Self { me, handle, secrets: Mutex::default() };
         mesh.members(catalogue);
         Ok(mesh)
     }
@@ -40,6 +45,7 @@ impl Mesh {
         for (id, _) in self.handle.statuses() {
             if !members.iter().any(|member| member.id == id) {
                 self.handle.forget(id);
+                self.secrets.lock().remove(&id);
             }
         }
         for member in members.iter().filter(|member| member.id != self.me) {
@@ -50,10 +56,15 @@ impl Mesh {
         }
     }
 
-    /// There is a new connection to a member, and with it a new secret that both know.
-    pub(super) fn connected(&self, peer: RaftId, network: &Network) {
-        if let Some(secret) = network.exporter_key(peer) {
-            self.handle.secret(peer, secret);
+    /// Takes the secrets of the connections that there are now: each pair of members has one, which both know.
+    pub(super) fn refresh(&self, network: &Network) {
+        let mut given = self.secrets.lock();
+        for (peer, _) in self.handle.statuses() {
+            let secret = network.exporter_key(peer);
+            if let Some(secret) = secret.filter(|secret| given.get(&peer) != Some(secret)) {
+                self.handle.secret(peer, secret);
+                given.insert(peer, secret);
+            }
         }
     }
 

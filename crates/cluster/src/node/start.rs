@@ -51,6 +51,8 @@ const STOP_PAUSE: Duration = Duration::from_millis(10);
 const FULL_PAUSE: Duration = Duration::from_millis(1);
 /// Between two tries to tell the others where this node is.
 const INTRODUCE_PAUSE: Duration = Duration::from_millis(500);
+/// Between two looks for new connections.
+const REFRESH_PAUSE: Duration = Duration::from_millis(250);
 /// How long a stopping leader tries to hand over.
 const HAND_OVER: Duration = Duration::from_secs(2);
 /// Where members listen unless they are told otherwise, or it is taken.
@@ -438,6 +440,7 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
     tokio::spawn(leases::report(weak.clone()));
     tokio::spawn(members::promote(weak.clone()));
     tokio::spawn(holdings::run(weak.clone(), news));
+    tokio::spawn(refresh_mesh(weak.clone()));
     tokio::spawn(introduce(weak, me));
     Ok(Cluster(shared))
 }
@@ -531,9 +534,18 @@ async fn receive(shared: std::sync::Weak<Shared>, mut inbound: mpsc::Receiver<In
                 // Raft probes again by itself: this may be dropped.
                 let _ = shared.letterbox.arrived(Arrived::Unreachable(peer), 0);
             }
-            Inbound::Reachable { peer } => shared.mesh.connected(peer, &shared.network),
+            Inbound::Reachable { .. } => shared.mesh.refresh(&shared.network),
             Inbound::Refused { peer, code, reason } => shared.refused_by(peer, code, &reason),
         }
+    }
+}
+
+/// Connections come and go in either direction, and with them the secrets that the mesh is sealed with.
+async fn refresh_mesh(shared: std::sync::Weak<Shared>) {
+    loop {
+        tokio::time::sleep(REFRESH_PAUSE).await;
+        let Some(shared) = shared.upgrade() else { return };
+        shared.mesh.refresh(&shared.network);
     }
 }
 
