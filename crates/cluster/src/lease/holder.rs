@@ -9,7 +9,7 @@ use super::{Ask, BootTime, Grant};
 /// Asks that are remembered, and grants that wait until their index is applied.
 const REMEMBERED: usize = 8;
 /// No grant counts for longer, whatever it says: less is always safe.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// Asks for leases and holds them. Every member has one, the leader too: it asks itself.
 ///

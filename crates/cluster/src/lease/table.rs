@@ -20,6 +20,8 @@ pub struct LeaseTable {
     leading: Option<Leading>,
     rounds: VecDeque<Round>,
     next_round: u64,
+    /// From which index of the log on these are the members.
+    members_at: u64,
     /// Changes of members are known up to this index.
     scanned: u64,
     /// Until when a removed member may hold a grant of whoever led.
@@ -74,14 +76,20 @@ impl LeaseTable {
             leading: None,
             rounds: VecDeque::with_capacity(MAX_ROUNDS),
             next_round: 0,
+            members_at: 0,
             scanned: 0,
             removed_until: if removed_before { now.after(recorded(LENGTH)) } else { now },
         }
     }
 
     /// The members (voters, of both halves while that changes, and learners) from `index` of the log on. To be told on every
-    /// node, in the order of the log, as soon as the change counts; and at the start.
+    /// node, in the order of the log, as soon as the change counts; and at the start. What is older than what was told before
+    /// is ignored.
     pub fn members(&mut self, members: &[RaftId], index: u64, now: BootTime) {
+        if index < self.members_at {
+            return;
+        }
+        self.members_at = index;
         let over = now.after(recorded(self.length));
         for member in &mut self.members {
             let stays = members.contains(&member.id);
@@ -101,7 +109,8 @@ impl LeaseTable {
         self.scanned(index);
     }
 
-    /// The members as a snapshot at `index` has them. Others may have come and gone in the entries that it stands for.
+    /// The members as a snapshot at `index` has them. Others may have come and gone in the entries that it stands for. One that
+    /// is older than what is known, and so will not be installed, does no harm.
     pub fn restored(&mut self, members: &[RaftId], index: u64, now: BootTime) {
         self.members(members, index, now);
         self.removed_until = self.removed_until.max(now.after(recorded(self.length)));

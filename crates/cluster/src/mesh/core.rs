@@ -364,7 +364,7 @@ impl Mesh {
         let peer = peer.id;
         match (before, reach) {
             (Reach::Suspect | Reach::Relayed { .. }, Reach::Direct) => {
-                out.event(Event::Recovered { peer })
+                out.event(Event::Recovered { peer });
             }
             (Reach::Relayed { via: old, .. }, Reach::Relayed { via, .. }) if old == via => {}
             (_, Reach::Relayed { via, .. }) => out.event(Event::Relayed { peer, via }),

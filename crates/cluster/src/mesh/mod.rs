@@ -93,6 +93,8 @@ pub trait Out {
 /// A node's address in overlay messages: of its key, so that all nodes know it; of one host, and given by nobody.
 pub fn mac_address(key: &NodeKey) -> MacAddr {
     let hash = blake3::derive_key("straightway mesh address 1", &key.0);
-    let [first, b, c, d, e, f, ..] = hash;
-    MacAddr([(first & 0xfc) | 0x02, b, c, d, e, f])
+    let mut address = [0; 6];
+    address.copy_from_slice(&hash[..6]);
+    address[0] = (address[0] & 0xfc) | 0x02;
+    MacAddr(address)
 }

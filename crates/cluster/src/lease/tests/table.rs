@@ -164,3 +164,16 @@ fn who_does_not_lead_grants_nothing() {
     assert!(!table.asked(2, &ask(2, 7)));
     assert_eq!(table.confirm_wanted(at(1)), None);
 }
+
+#[test]
+fn an_older_snapshot_takes_no_member_away() {
+    let mut table = leader();
+    table.members(&[1, 2, 3, 4], 9, at(10));
+    table.restored(&[1, 2, 3], 7, at(20));
+    assert!(table.asked(4, &ask(1, 9)));
+    for id in 1..=4 {
+        assert_ne!(table.wait_for(9, at(2199)), Wait::Released, "{id} has not reported");
+        table.applied(id, 9);
+    }
+    assert_eq!(table.wait_for(9, at(2199)), Wait::Until(at(2200)), "it was told of a snapshot");
+}
