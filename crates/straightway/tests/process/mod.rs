@@ -23,14 +23,18 @@ impl Node {
     }
 
     pub fn try_start(cache: &Path, extra: &[&str]) -> io::Result<Self> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_straightway"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_straightway"));
+        command
             .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--cache"])
             .arg(cache)
             .args(extra)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .stdin(Stdio::null())
-            .spawn()?;
+            .stderr(Stdio::null());
+        Self::spawn(command)
+    }
+
+    /// Starts a node by a command that says where it listens, and waits for READY.
+    pub fn spawn(mut command: Command) -> io::Result<Self> {
+        let mut child = command.stdout(Stdio::piped()).stdin(Stdio::null()).spawn()?;
         let stdout = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
         let mut lines = Vec::new();
         for line in BufReader::new(stdout).lines() {
