@@ -16,7 +16,7 @@ use crate::catalogue::{
 };
 use crate::core::Committed;
 use crate::error::ClusterError;
-use crate::ids::ObjectId;
+use crate::ids::{ObjectId, RaftId};
 
 /// The catalogue is made durable this often, and whenever this much has been written to it since.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
@@ -28,6 +28,9 @@ pub trait Observer: std::fmt::Debug + Send + Sync + 'static {
     fn event(&self, index: u64, event: &Event);
     /// A snapshot was installed: what happened before it and was not told will not be told.
     fn skipped(&self);
+    /// This member follows another leader from now on, or the same one in another term. Not in order with the events: called
+    /// on a thread of the runtime, and only for the last of several changes at once.
+    fn leader(&self, term: u64, leader: RaftId);
     /// These objects are not served any more: their bytes may be forgotten.
     fn forget(&self, objects: Vec<ObjectId>);
 }

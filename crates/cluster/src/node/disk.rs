@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::{Receiver, Sender};
 use raft::prelude::{HardState, Message};
 
+use super::progress::Progress;
 use super::wake::Wake;
 use crate::core::Persist;
 use crate::error::ClusterError;
@@ -38,6 +39,8 @@ pub(super) struct Disk {
     /// The last number that is on the disk.
     pub(super) persisted: Arc<AtomicU64>,
     pub(super) wake: Wake,
+    /// Told what the log has done.
+    pub(super) progress: Arc<Progress>,
 }
 
 impl Disk {
@@ -55,6 +58,7 @@ impl Disk {
                 Job::Compact(mark) => self.log.compact(&mark)?,
                 Job::Stop => return Ok(()),
             }
+            self.progress.set_log(self.log.stats());
         }
     }
 

@@ -130,7 +130,10 @@ impl Driver {
     pub(super) fn run(mut self) -> Result<(), ClusterError> {
         let mut next_tick = Instant::now() + TICK;
         loop {
-            let wait = next_tick.saturating_duration_since(Instant::now());
+            let mut wait = next_tick.saturating_duration_since(Instant::now());
+            if !self.inbox.peers.may_sleep() {
+                wait = Duration::ZERO;
+            }
             let mut proposals = Vec::new();
             select! {
                 recv(self.inbox.inputs) -> input => match input {

@@ -8,7 +8,7 @@ use super::addresses_of_mesh;
 use crate::catalogue::Catalogue;
 use crate::error::ClusterError;
 use crate::ids::{NodeKey, RaftId};
-use crate::mesh::driver::{MeshHandle, start};
+use crate::mesh::driver::{MeshHandle, MeshStats, start};
 use crate::mesh::{MeshConfig, PeerStatus, Reach};
 use crate::net::Network;
 
@@ -77,6 +77,10 @@ impl Mesh {
 
     pub(super) fn status(&self, id: RaftId) -> Option<PeerStatus> {
         self.handle.status(id)
+    }
+
+    pub(super) fn stats(&self) -> MeshStats {
+        self.handle.stats()
     }
 
     /// Whether a member answers.

@@ -11,6 +11,7 @@ mod join;
 mod leases;
 mod members;
 mod mesh;
+mod metrics;
 mod objects;
 mod pending;
 mod permit;
@@ -34,6 +35,7 @@ use tokio::sync::watch;
 pub use apply::Observer;
 pub use config::{ClusterConfig, Start};
 pub use fetch::Fetched;
+pub use metrics::{Metrics, PeerMetrics};
 pub use objects::PutOutcome;
 pub use permit::Consistency;
 pub use status::{LeaseStatus, MemberStatus, Status};
@@ -50,7 +52,7 @@ use crate::ids::{ClusterId, NodeKey, ObjectId, RaftId};
 use crate::lease::LeaseGate;
 use crate::net::{Identity, Network};
 use crate::store::ObjectStore;
-use crate::transfer::Transfers;
+use crate::transfer::{TransferServer, Transfers};
 
 /// A running member of a cluster. Cheap to clone.
 #[derive(Clone)]
@@ -70,6 +72,7 @@ pub(crate) struct Shared {
     store: Arc<dyn ObjectStore>,
     network: Network,
     transfers: Transfers,
+    served: Arc<TransferServer>,
     mesh: mesh::Mesh,
     letterbox: Letterbox,
     pending: Arc<Pending>,

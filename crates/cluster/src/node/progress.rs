@@ -5,12 +5,14 @@ use tokio::sync::watch;
 
 use crate::core::Leadership;
 use crate::ids::RaftId;
+use crate::log::LogStats;
 
 /// Where Raft's thread is.
 #[derive(Debug)]
 pub(super) struct Progress {
     leadership: watch::Sender<Leadership>,
     detail: Mutex<Detail>,
+    log: Mutex<LogStats>,
 }
 
 /// What changes all the time.
@@ -25,7 +27,11 @@ pub(super) struct Detail {
 
 impl Progress {
     pub(super) fn new() -> Self {
-        Self { leadership: watch::Sender::new(Leadership::default()), detail: Mutex::default() }
+        Self {
+            leadership: watch::Sender::new(Leadership::default()),
+            detail: Mutex::default(),
+            log: Mutex::default(),
+        }
     }
 
     pub(super) fn set_leadership(&self, leadership: Leadership) {
@@ -46,5 +52,13 @@ impl Progress {
 
     pub(super) fn detail(&self) -> Detail {
         self.detail.lock().clone()
+    }
+
+    pub(super) fn set_log(&self, log: LogStats) {
+        *self.log.lock() = log;
+    }
+
+    pub(super) fn log(&self) -> LogStats {
+        *self.log.lock()
     }
 }

@@ -332,12 +332,11 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
         storage: record.storage.unwrap_or(StorageId([0; 16])),
         boot,
     };
+    let frozen = Arc::new(Frozen { tasks: task_sender.clone() });
+    let served = Arc::new(TransferServer::new(store.clone(), frozen));
     let handlers = Handlers {
         service: Arc::new(rpc::Answers(later.clone())),
-        bulk: Arc::new(TransferServer::new(
-            store.clone(),
-            Arc::new(Frozen { tasks: task_sender.clone() }),
-        )),
+        bulk: served.clone(),
         join: Arc::new(Gatekeeper(later.clone())),
     };
     let known = member_addresses(&catalogue);
@@ -387,11 +386,12 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
         outbox: Box::new(Lanes(network.clone())),
         persisted,
         wake: wake.clone(),
+        progress: progress.clone(),
     };
     let applier = Applier {
         catalogue: catalogue.clone(),
         pending: pending.clone(),
-        observer,
+        observer: observer.clone(),
         later: later.clone(),
         leases: leases.clone(),
         marks,
@@ -409,6 +409,7 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
         catalogue,
         store,
         transfers: Transfers::new(network.clone()),
+        served,
         network,
         mesh,
         letterbox: letterbox.clone(),
@@ -441,6 +442,7 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
     tokio::spawn(members::promote(weak.clone()));
     tokio::spawn(holdings::run(weak.clone(), news));
     tokio::spawn(refresh_mesh(weak.clone()));
+    tokio::spawn(tell_leader(weak.clone(), observer));
     tokio::spawn(introduce(weak, me));
     Ok(Cluster(shared))
 }
@@ -546,6 +548,24 @@ async fn refresh_mesh(shared: std::sync::Weak<Shared>) {
         tokio::time::sleep(REFRESH_PAUSE).await;
         let Some(shared) = shared.upgrade() else { return };
         shared.mesh.refresh(&shared.network);
+    }
+}
+
+/// Tells who leads. Not on Raft's thread: it must not wait for whoever listens.
+async fn tell_leader(shared: std::sync::Weak<Shared>, observer: Arc<dyn Observer>) {
+    let Some(mut leaders) = shared.upgrade().map(|shared| shared.progress.watch()) else { return };
+    let mut told = (0, 0);
+    loop {
+        let now = *leaders.borrow_and_update();
+        // Between two leaders there is nobody to tell of.
+        if now.leader != 0 && told != (now.term, now.leader) {
+            told = (now.term, now.leader);
+            observer.leader(now.term, now.leader);
+        }
+        // The node's own end is the end of its leaders.
+        if leaders.changed().await.is_err() {
+            return;
+        }
     }
 }
 
