@@ -16,7 +16,7 @@ use crate::auth::Token;
 use crate::config::settings::{ClusterSettings, NodeSettings};
 use crate::feed::{Feed, FeedError};
 use crate::http::access::AccessLogger;
-use crate::member::{CacheStore, ClusterObserver};
+use crate::member::{CacheStore, ClusterObserver, sweep};
 use crate::server::tls::TlsError;
 use crate::server::{DataServer, drain, is_loopback, listen, tls};
 use crate::state::{Limits, NodeState, Parts};
@@ -284,10 +284,12 @@ async fn member(
     observer: Arc<ClusterObserver>,
 ) -> Result<(Cluster, Membership), NodeError> {
     let first = config.start == Start::First;
+    let swept = cache.clone();
     let store = Arc::new(CacheStore::new(cache));
     let cluster =
         Cluster::start(config, store, observer.clone()).await.map_err(NodeError::Cluster)?;
     observer.joined(cluster.clone());
+    tokio::spawn(sweep(cluster.clone(), swept));
     let mut ticket = None;
     if cluster.ready(FIRST_WORD).await && first {
         let issued = cluster.ticket(TICKET_LIFETIME, JoinRole::Voter).await;

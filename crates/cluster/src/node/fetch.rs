@@ -81,6 +81,8 @@ impl Fetch {
         let stored = result.is_ok();
         if stored {
             self.shared.holdings.gained(self.shared.id, self.entry.object);
+            // Removed while it was on its way.
+            self.shared.forget_unless_known(vec![self.entry.object]).await;
         }
         self.shared.fetches.0.lock().remove(&self.entry.object);
         done.send_replace(Some(stored));

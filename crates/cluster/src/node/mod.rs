@@ -4,6 +4,7 @@ mod change;
 mod config;
 mod disk;
 mod drive;
+mod expire;
 mod fetch;
 mod holdings;
 mod inbox;

@@ -26,7 +26,7 @@ use super::pending::Pending;
 use super::progress::Progress;
 use super::snapshots::{self, Frozen};
 use super::wake::Wake;
-use super::{Cluster, ClusterConfig, Shared, Start, addresses_of, members, now_ms, rpc};
+use super::{Cluster, ClusterConfig, Shared, Start, addresses_of, expire, members, now_ms, rpc};
 use crate::catalogue::{Bootstrap, Catalogue, MemberChanged, Op};
 use crate::core::Core;
 use crate::error::ClusterError;
@@ -441,6 +441,7 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
     tokio::spawn(leases::report(weak.clone()));
     tokio::spawn(members::promote(weak.clone()));
     tokio::spawn(holdings::run(weak.clone(), news));
+    tokio::spawn(expire::run(weak.clone()));
     tokio::spawn(refresh_mesh(weak.clone()));
     tokio::spawn(tell_leader(weak.clone(), observer));
     tokio::spawn(introduce(weak, me));

@@ -13,8 +13,12 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
+use straightway_cluster::Metrics;
 
-use super::table::{CACHE, COPIES, ENCODING, FEED, HTTP, Kind, POOL, Snapshot, Stat, ZERO_COPY};
+use super::table::{
+    CACHE, CLUSTER, CLUSTER_PEER, CLUSTER_REFUSED, CLUSTER_REJECTED, COPIES, ENCODING, FEED, HTTP,
+    Kind, POOL, Snapshot, Stat, ZERO_COPY,
+};
 use crate::counters::{HttpStats, LATENCY_BOUNDS, METHODS, STATUSES};
 
 /// The content type of the answer.
@@ -46,6 +50,9 @@ impl Collector for Once {
         for stat in ENCODING {
             labelled(&mut encoder, ("encoding", "type"), stat, &snapshot.encoding)?;
         }
+        if let Some(metrics) = &snapshot.cluster {
+            cluster(&mut encoder, metrics)?;
+        }
         requests(&mut encoder, &snapshot.http)?;
         latency(&mut encoder, &snapshot.http)?;
         let uptime = ConstGauge::new(snapshot.uptime_s);
@@ -57,6 +64,24 @@ impl Collector for Once {
         )?;
         uptime.encode(metric)
     }
+}
+
+fn cluster(encoder: &mut DescriptorEncoder, metrics: &Metrics) -> fmt::Result {
+    group(encoder, "cluster", CLUSTER, metrics)?;
+    let named = |counts: &[(&'static str, u64)]| -> Vec<_> {
+        counts.iter().map(|(why, count)| ((*why).to_owned(), *count)).collect()
+    };
+    for stat in CLUSTER_REFUSED {
+        labelled(encoder, ("cluster", "reason"), stat, &named(&metrics.refused))?;
+    }
+    for stat in CLUSTER_REJECTED {
+        labelled(encoder, ("cluster", "reason"), stat, &named(&metrics.mesh_rejected))?;
+    }
+    let peers: Vec<_> = metrics.peers.iter().map(|peer| (peer.id.to_string(), *peer)).collect();
+    for stat in CLUSTER_PEER {
+        labelled(encoder, ("cluster_peer", "peer"), stat, &peers)?;
+    }
+    Ok(())
 }
 
 fn group<S>(

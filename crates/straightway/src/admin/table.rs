@@ -5,7 +5,7 @@
 use serde_json::{Map, Value, json};
 use straightway_buffer::{CopyStats, PoolStats};
 use straightway_cache::{CacheInfo, CacheStats, ZeroCopyStats};
-
+use straightway_cluster::{Cluster, Metrics, PeerMetrics};
 use straightway_codec::optimizer::Plan;
 use straightway_codec::{SerializationOptimizer, TypeStats};
 
@@ -163,6 +163,64 @@ pub const ENCODING: &[Stat<Encoded>] = stats! {
     Gauge plan_cache_ms "milliseconds" "How long encoded forms are kept; 0: not at all." |(_, p)| u64::from(p.cache_ms);
 };
 
+/// How a member of a cluster stands: group `cluster`, only while the node is in one.
+pub const CLUSTER: &[Stat<Metrics>] = stats! {
+    Gauge is_leader "" "Whether this member leads." |s| u64::from(s.is_leader);
+    Gauge has_leader "" "Whether this member knows of a leader." |s| u64::from(s.has_leader);
+    Gauge term "" "Raft's term." |s| s.term;
+    Gauge commit_index "" "The last entry that is known here to be committed." |s| s.commit_index;
+    Gauge applied_index "" "The last entry applied here." |s| s.applied_index;
+    Gauge durable_index "" "The last entry whose effects are in the catalogue's file." |s| s.durable_index;
+    Gauge objects "" "Objects in the catalogue." |s| s.objects;
+    Gauge members "" "Members." |s| s.members;
+    Gauge voters "" "Members that vote." |s| s.voters;
+    Gauge lease_held "" "Whether hits are served without asking a majority." |s| u64::from(s.lease_held);
+    Gauge lease_remaining_ms "milliseconds" "How long the serve lease still holds." |s| s.lease_remaining_ms;
+    Counter log_batches "" "Batches written to the log." |s| s.log.batches;
+    Counter log_syncs "" "Flushes of the log." |s| s.log.syncs;
+    Counter log_entries "" "Entries written to the log." |s| s.log.entries;
+    Counter log_payload_bytes "bytes" "Bytes of those entries." |s| s.log.payload_bytes;
+    Counter log_file_bytes "bytes" "Bytes written to the log, with all around the entries." |s| s.log.file_bytes;
+    Gauge log_segments "" "Segments of the log that hold something." |s| s.log.segments;
+    Gauge log_poisoned "" "Whether writing the log failed: the node then stops." |s| u64::from(s.log.poisoned);
+    Counter transfers_stored "" "Objects that other members sent here and that were stored." |s| s.transfers.stored;
+    Counter transfers_sent "" "Objects that other members fetched from here." |s| s.transfers.sent;
+    Counter transfers_snapshots "" "Snapshots that other members fetched from here." |s| s.transfers.snapshots;
+    Counter transfers_bytes_in "bytes" "Bytes that came in transfers of others." |s| s.transfers.bytes_in;
+    Counter transfers_bytes_out "bytes" "Bytes that left in transfers of others." |s| s.transfers.bytes_out;
+    Counter transfers_failed "" "Transfers of others that came to nothing." |s| s.transfers.failed;
+    Counter mesh_sent "" "Datagrams that the mesh sent." |s| s.mesh.sent;
+    Counter mesh_received "" "Datagrams that came to the mesh." |s| s.mesh.received;
+    Counter mesh_unsent "" "Datagrams of the mesh that could not be sent." |s| s.mesh.unsent;
+    Counter mesh_failures "" "Times that the mesh's socket failed." |s| s.mesh.failures;
+};
+
+/// What a member knows of each other one: group `cluster.peers`, then its number. Lanes are control and append together.
+pub const CLUSTER_PEER: &[Stat<PeerMetrics>] = stats! {
+    Gauge healthy "" "Whether the member answers." |p| u64::from(p.healthy);
+    Gauge rtt_us "microseconds" "Round-trip time to it; 0: not known." |p| p.rtt_us;
+    Gauge loss_permille "" "Heartbeats of the last 64 that it did not answer, in thousandths." |p| p.loss_permille;
+    Gauge lanes_connected "" "Lanes to it that are connected, of two." |p| p.both(|lane| u64::from(lane.connected));
+    Gauge queued_bytes "bytes" "Bytes that wait to be sent to it." |p| p.both(|lane| lane.queued_bytes as u64);
+    Counter sent "" "Messages sent to it." |p| p.both(|lane| lane.sent);
+    Counter sent_bytes "bytes" "Bytes of those." |p| p.both(|lane| lane.sent_bytes);
+    Counter received "" "Messages received from it." |p| p.both(|lane| lane.received);
+    Counter received_bytes "bytes" "Bytes of those." |p| p.both(|lane| lane.received_bytes);
+    Counter dropped "" "Messages to it that were dropped: its queue was full, or it was away." |p| p.both(|lane| lane.dropped);
+    Counter replaced "" "Heartbeats to it that a newer one took the place of." |p| p.both(|lane| lane.replaced);
+    Counter connections "" "Connections made to it: all but two are reconnections." |p| p.both(|lane| lane.connections);
+};
+
+/// What the network refused, by reason: group `cluster`, then its name, then the reason.
+pub const CLUSTER_REFUSED: &[Stat<u64>] = stats! {
+    Counter refused "" "Connections, frames, messages and tickets that were refused, by reason." |count| *count;
+};
+
+/// What the mesh refused, by reason: group `cluster`, then its name, then the reason.
+pub const CLUSTER_REJECTED: &[Stat<u64>] = stats! {
+    Counter mesh_rejected "" "Datagrams that the mesh refused, by reason." |count| *count;
+};
+
 /// All numbers of a node at one moment.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
@@ -174,6 +232,8 @@ pub(crate) struct Snapshot {
     pub(crate) http: HttpStats,
     pub(crate) feed: FeedStats,
     pub(crate) encoding: Vec<(String, Encoded)>,
+    /// `None`: the node is in no cluster.
+    pub(crate) cluster: Option<Metrics>,
     pub(crate) uptime_s: f64,
 }
 
@@ -192,6 +252,7 @@ impl Snapshot {
             http: node.http_stats(),
             feed: node.feed.stats(),
             encoding: encoding(node.feed.forms().encoder.optimizer()),
+            cluster: node.cluster().map(Cluster::metrics),
             uptime_s: node.uptime().as_secs_f64(),
         }
     }
@@ -216,6 +277,9 @@ impl Snapshot {
         let encoding =
             self.encoding.iter().map(|(name, known)| (name.clone(), group(ENCODING, known).into()));
         document.insert("encoding".into(), Value::Object(encoding.collect()));
+        if let Some(metrics) = &self.cluster {
+            document.insert("cluster".into(), cluster(metrics));
+        }
         document.insert("uptime_s".into(), self.uptime_s.into());
         Value::Object(document)
     }
@@ -224,6 +288,20 @@ impl Snapshot {
 fn encoding(optimizer: &SerializationOptimizer) -> Vec<(String, Encoded)> {
     let report = optimizer.report().into_iter();
     report.map(|(name, stats, plan)| (name.to_owned(), (stats, plan))).collect()
+}
+
+fn cluster(metrics: &Metrics) -> Value {
+    let counts = |counts: &[(&'static str, u64)]| {
+        let counts = counts.iter().map(|(why, count)| ((*why).to_owned(), (*count).into()));
+        Value::Object(counts.collect())
+    };
+    let peers = metrics.peers.iter();
+    let peers = peers.map(|peer| (peer.id.to_string(), group(CLUSTER_PEER, peer).into()));
+    let mut document = group(CLUSTER, metrics);
+    document.insert("refused".into(), counts(&metrics.refused));
+    document.insert("mesh_rejected".into(), counts(&metrics.mesh_rejected));
+    document.insert("peers".into(), Value::Object(peers.collect()));
+    Value::Object(document)
 }
 
 /// What the cache found out when it was opened: does not change while the node runs.
@@ -263,17 +341,27 @@ pub fn markdown() -> String {
     rows(&mut out, "http", "http", HTTP);
     rows(&mut out, "feed", "feed", FEED);
     rows(&mut out, "encoding", "encoding.TYPE", ENCODING);
+    rows(&mut out, "cluster", "cluster", CLUSTER);
+    rows_by(&mut out, "cluster", "cluster", "REASON", CLUSTER_REFUSED);
+    rows_by(&mut out, "cluster", "cluster", "REASON", CLUSTER_REJECTED);
+    rows(&mut out, "cluster_peer", "cluster.peers.ID", CLUSTER_PEER);
     out
 }
 
 fn rows<S>(out: &mut String, prefix: &str, path: &str, table: &[Stat<S>]) {
+    rows_by(out, prefix, path, "", table);
+}
+
+/// `by`: what stands behind the name, if a statistic is an object of many.
+fn rows_by<S>(out: &mut String, prefix: &str, path: &str, by: &str, table: &[Stat<S>]) {
+    let dot = if by.is_empty() { "" } else { "." };
     for Stat { name, unit, kind, help, .. } in table {
         let (kind, suffix) = match kind {
             Kind::Counter => ("counter", "_total"),
             Kind::Gauge => ("gauge", ""),
         };
         let row = format!(
-            "| `straightway_{prefix}_{name}{suffix}` | `{path}.{name}` | {kind} | {unit} | {help} |\n"
+            "| `straightway_{prefix}_{name}{suffix}` | `{path}.{name}{dot}{by}` | {kind} | {unit} | {help} |\n"
         );
         out.push_str(&row);
     }

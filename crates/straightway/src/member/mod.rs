@@ -4,9 +4,11 @@
 mod observe;
 mod read;
 mod store;
+mod sweep;
 mod write;
 
 pub(crate) use observe::ClusterObserver;
 pub(crate) use read::{Chunks, Found, Need, find, not_served};
 pub(crate) use store::{CacheStore, is_object_key, meta_of, object_key, options};
+pub(crate) use sweep::run as sweep;
 pub(crate) use write::{condition, purge, put, remove};

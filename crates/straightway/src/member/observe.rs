@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use straightway_cache::{ObjectMeta, Observer as CacheObserver, Purge, RawDiskCache, Removal};
 use straightway_cluster::catalogue::{Entry, Event, Scope as Purged};
-use straightway_cluster::{Cluster, ObjectId, ObjectStore, Observer};
+use straightway_cluster::{Cluster, ObjectId, ObjectStore, Observer, RaftId};
 use straightway_codec::event::{EventRef, Kind, Scope};
 use tokio::sync::mpsc;
 
@@ -95,6 +95,12 @@ impl Observer for ClusterObserver {
 
     fn skipped(&self) {
         self.feed.tell(&EventRef { kind: Kind::Gap, ..EventRef::default() });
+    }
+
+    fn leader(&self, term: u64, leader: RaftId) {
+        tracing::info!(leader, term, "the cluster has a leader");
+        let key = leader.to_string();
+        self.feed.tell(&EventRef { kind: Kind::Leader, key: &key, ..EventRef::default() });
     }
 
     fn forget(&self, objects: Vec<ObjectId>) {

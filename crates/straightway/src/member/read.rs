@@ -61,6 +61,10 @@ pub(crate) async fn find(
         if let Some(object) = object.map_err(|error| Problem::from_cache(&error))? {
             return Ok(Found::Here(object));
         }
+        if entry.holders.contains(&cluster.id()) {
+            // Evicted or lost while nobody could be told.
+            cluster.lost(entry.object);
+        }
         if need == Need::Head {
             return Ok(Found::Elsewhere(entry));
         }

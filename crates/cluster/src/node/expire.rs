@@ -1,0 +1,31 @@
+//! Objects whose lifetime is over are removed by agreement, so that their bytes go and events are told once.
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::{Shared, now_ms};
+use crate::catalogue::{Expire, Op};
+
+/// How often a leader looks. Expired objects are not served meanwhile.
+const LOOK: Duration = Duration::from_secs(1);
+/// Objects removed together.
+const MAX_BATCH: usize = 1024;
+
+/// Removes what has expired, as long as the node runs and leads.
+pub(super) async fn run(shared: std::sync::Weak<Shared>) {
+    loop {
+        sleep(LOOK).await;
+        let Some(shared) = shared.upgrade() else { return };
+        if shared.progress.leadership().leader != shared.id {
+            continue;
+        }
+        let now_ms = now_ms();
+        let objects = shared.catalogue.expired(now_ms, MAX_BATCH);
+        if objects.is_empty() {
+            continue;
+        }
+        if let Err(error) = shared.change(Op::Expire(Expire { now_ms, objects })).await {
+            tracing::debug!(%error, "expired objects are removed later");
+        }
+    }
+}
