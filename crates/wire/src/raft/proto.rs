@@ -208,11 +208,16 @@ impl<'a> Reader<'a> {
 
     #[inline]
     pub(super) fn varint(&mut self) -> Result<u64, Fault> {
-        if let [byte, rest @ ..] = self.rest
-            && *byte < 0x80
-        {
-            self.rest = rest;
-            return Ok(u64::from(*byte));
+        match self.rest {
+            [byte, rest @ ..] if *byte < 0x80 => {
+                self.rest = rest;
+                return Ok(u64::from(*byte));
+            }
+            [low, high, rest @ ..] if *high < 0x80 => {
+                self.rest = rest;
+                return Ok(u64::from(low & 0x7f) | u64::from(*high) << 7);
+            }
+            _ => {}
         }
         if let Some(word) = self.rest.first_chunk::<8>() {
             let word = u64::from_le_bytes(*word);
