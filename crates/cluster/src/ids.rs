@@ -39,11 +39,10 @@ impl ObjectId {
 
     /// The reverse of [`ObjectId::to_bytes`].
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
-        let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
-        Self {
-            node: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
-            serial: u64::from_le_bytes(rest),
-        }
+        let (mut node, mut serial) = ([0; 8], [0; 8]);
+        node.copy_from_slice(&bytes[..8]);
+        serial.copy_from_slice(&bytes[8..]);
+        Self { node: u64::from_le_bytes(node), serial: u64::from_le_bytes(serial) }
     }
 }
 

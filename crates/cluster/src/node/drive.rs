@@ -151,7 +151,7 @@ impl Driver {
                 }
             }
             self.propose(proposals);
-            self.from_peers()?;
+            self.take_arrived()?;
             let now = Instant::now();
             if now >= next_tick {
                 self.core.tick();
@@ -159,7 +159,7 @@ impl Driver {
                 next_tick = (next_tick + TICK).max(now);
                 self.housekeeping()?;
             }
-            self.marks()?;
+            self.marks();
             self.begin_leases();
             let output = self.core.poll()?;
             self.carry_out(output)?;
@@ -248,11 +248,11 @@ impl Driver {
         }
     }
 
-    fn from_peers(&mut self) -> Result<(), ClusterError> {
+    fn take_arrived(&mut self) -> Result<(), ClusterError> {
         for _ in 0..MAX_INPUTS {
             match self.inbox.peers.pop() {
                 Some(Arrived::Raft { lane, message, held }) => {
-                    self.step(lane, message)?;
+                    self.step(lane, *message)?;
                     drop(held);
                 }
                 Some(Arrived::Unreachable(peer)) => self.core.unreachable(peer),
@@ -320,7 +320,7 @@ impl Driver {
     }
 
     /// What the other threads have got done.
-    fn marks(&mut self) -> Result<(), ClusterError> {
+    fn marks(&mut self) {
         let persisted = self.persisted.load(Ordering::Acquire);
         if persisted > self.state.persisted {
             self.state.persisted = persisted;
@@ -332,7 +332,6 @@ impl Driver {
             self.state.applied = applied;
             self.state.lease.applied(self.core.id(), applied);
         }
-        Ok(())
     }
 
     fn carry_out(&mut self, output: Output) -> Result<(), ClusterError> {

@@ -22,7 +22,7 @@ pub(super) enum Arrived {
         /// The lane that it came on.
         lane: Lane,
         /// The message.
-        message: Message,
+        message: Box<Message>,
         /// Its share of what its sender may have waiting here.
         held: Held,
     },

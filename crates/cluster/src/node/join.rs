@@ -85,14 +85,11 @@ impl JoinService for Gatekeeper {
         Box::pin(async move {
             let shared = self.0.upgrade().ok_or_else(stopping)?;
             // A ticket that was issued a moment ago elsewhere is known after a barrier at the latest.
-            let found = match shared.find_ticket(id) {
-                Some(found) => Some(found),
-                None => {
-                    shared.barrier(PATIENCE).await.map_err(not_now)?;
-                    shared.find_ticket(id)
-                }
-            };
-            found.ok_or(JoinRefusal::Unknown)
+            if let Some(found) = shared.find_ticket(id) {
+                return Ok(found);
+            }
+            shared.barrier(PATIENCE).await.map_err(|error| not_now(&error))?;
+            shared.find_ticket(id).ok_or(JoinRefusal::Unknown)
         })
     }
 
@@ -127,7 +124,7 @@ fn stopping() -> JoinRefusal {
     JoinRefusal::NotNow("that member is being stopped".to_owned())
 }
 
-fn not_now(error: ClusterError) -> JoinRefusal {
+fn not_now(error: &ClusterError) -> JoinRefusal {
     JoinRefusal::NotNow(error.to_string())
 }
 
@@ -154,9 +151,9 @@ impl Shared {
             http: node.http,
             now_ms: now_ms(),
         });
-        match self.change(op).await.map_err(not_now)?.outcome {
+        match self.change(op).await.map_err(|error| not_now(&error))?.outcome {
             Outcome::Joined { id } => {
-                self.make_learner(id).await.map_err(not_now)?;
+                self.make_learner(id).await.map_err(|error| not_now(&error))?;
                 Ok(id)
             }
             Outcome::Refused(Refusal::TicketUsed) => Err(JoinRefusal::Used),

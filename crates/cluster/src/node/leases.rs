@@ -12,7 +12,7 @@ use crate::error::ClusterError;
 use crate::lease::{ASK_EVERY, Ask, Grant, LeaseHolder, boot_clock};
 
 /// An ask that was not answered by then is followed by the next one.
-const PATIENCE: Duration = Duration::from_millis(1000);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the applying thread and the asking task share.
 #[derive(Debug)]

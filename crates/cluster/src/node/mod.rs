@@ -4,6 +4,7 @@ mod change;
 mod config;
 mod disk;
 mod drive;
+mod enrol;
 mod expire;
 mod fetch;
 mod holdings;
@@ -21,6 +22,8 @@ mod rpc;
 mod snapshots;
 mod start;
 mod status;
+mod stop;
+mod tasks;
 mod wake;
 
 use std::fmt;
@@ -84,7 +87,7 @@ pub(crate) struct Shared {
     fetches: Fetches,
     /// Why the node has stopped, once it has.
     failed: watch::Sender<Option<String>>,
-    threads: Mutex<Option<start::Threads>>,
+    threads: Mutex<Option<stop::Threads>>,
     /// Keeps the data folder to this process.
     _identity: Identity,
 }

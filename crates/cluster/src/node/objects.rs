@@ -14,7 +14,7 @@ use crate::store::{ObjectInfo, StoreError};
 use crate::transfer::ReaderSource;
 
 /// How long other members may take to store a copy after a majority has it.
-const LATE_COPIES: Duration = Duration::from_secs(60);
+const LATE_COPIES: Duration = Duration::from_mins(1);
 
 /// What became of a put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

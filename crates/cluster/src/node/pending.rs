@@ -13,7 +13,7 @@ use crate::ids::RaftId;
 
 /// From the oldest command under way to the newest: below what the state machine remembers of a node.
 const MAX_SPAN: u64 = 1024;
-const _: () = assert!(MAX_SPAN <= limits::IN_FLIGHT as u64);
+const _: () = assert!(MAX_SPAN <= limits::IN_FLIGHT);
 
 /// What became of a command.
 #[derive(Debug)]

@@ -1,42 +1,39 @@
-//! How a member comes up, and goes down.
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::panic::AssertUnwindSafe;
-use std::path::Path;
+//! How a member comes up.
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
-use crossbeam_channel::Sender;
 use parking_lot::Mutex;
-use raft::prelude::{ConfState, Message, MessageType};
-use straightway_wire::raft::{decode_conf_state, encode_conf_state};
+use raft::prelude::{Message, MessageType};
+use straightway_wire::raft::decode_conf_state;
 use tokio::sync::{mpsc, watch};
 
-use super::apply::{Applier, Marks, Observer, Task};
-use super::disk::{Disk, Job, Jobs, Outbox, first_hard_state};
-use super::drive::{Driver, Input, State, members_of};
+use super::apply::{Applier, Marks, Observer};
+use super::disk::{Disk, Jobs, Outbox};
+use super::drive::{Driver, State, members_of};
+use super::enrol::{
+    CATALOGUE, LOG, Me, advertised, clear, enrol, listen_address, mesh_addresses, mesh_socket,
+};
 use super::fetch::Fetches;
 use super::holdings::{self, Holdings};
-use super::inbox::{self, Arrived};
+use super::inbox;
 use super::join::Gatekeeper;
 use super::leases::{self, Leases};
 use super::mesh::Mesh;
 use super::pending::Pending;
 use super::progress::Progress;
 use super::snapshots::{self, Frozen};
+use super::stop::{Threads, thread};
+use super::tasks::{introduce, receive, refresh_mesh, tell_leader};
 use super::wake::Wake;
-use super::{Cluster, ClusterConfig, Shared, Start, addresses_of, expire, members, now_ms, rpc};
-use crate::catalogue::{Bootstrap, Catalogue, MemberChanged, Op};
+use super::{Cluster, ClusterConfig, Shared, addresses_of, expire, members, rpc};
+use crate::catalogue::Catalogue;
 use crate::core::Core;
 use crate::error::ClusterError;
-use crate::ids::{ClusterId, RaftId, StorageId};
+use crate::ids::{ClusterId, StorageId};
 use crate::lease::{LeaseTable, boot_clock};
-use crate::log::{Batch, LogOptions, LogStore, RaftStorage, SegmentLog, SnapshotMark, detach};
-use crate::net::{
-    CloseCode, Handlers, Identity, Inbound, Joiner, Lane, LocalNode, MemberAddress, NetConfig,
-    Network, join as join_cluster, random_bytes,
-};
+use crate::log::{LogOptions, RaftStorage, SegmentLog};
+use crate::net::{Handlers, Identity, Lane, LocalNode, MemberAddress, NetConfig, Network};
 use crate::store::ObjectStore;
 use crate::transfer::{TransferServer, Transfers};
 
@@ -46,29 +43,6 @@ const INBOUND: usize = 256;
 const TASKS: usize = 256;
 /// Jobs for the log's thread.
 const JOBS: usize = 1024;
-const STOP_PAUSE: Duration = Duration::from_millis(10);
-/// While Raft's thread has no room.
-const FULL_PAUSE: Duration = Duration::from_millis(1);
-/// Between two tries to tell the others where this node is.
-const INTRODUCE_PAUSE: Duration = Duration::from_millis(500);
-/// Between two looks for new connections.
-const REFRESH_PAUSE: Duration = Duration::from_millis(250);
-/// How long a stopping leader tries to hand over.
-const HAND_OVER: Duration = Duration::from_secs(2);
-/// Where members listen unless they are told otherwise, or it is taken.
-const DEFAULT_PORT: u16 = 8082;
-/// The number of a cluster's first member.
-const FIRST: RaftId = 1;
-/// Folders in the data folder.
-const LOG: &str = "log";
-const CATALOGUE: &str = "catalogue";
-
-/// The threads of a member, and how to end them.
-pub(super) struct Threads {
-    tasks: Sender<Task>,
-    jobs: Jobs,
-    handles: Vec<JoinHandle<()>>,
-}
 
 impl Cluster {
     /// Starts a member: recovers what its data folder holds, joins if it must, and begins to take part.
@@ -104,145 +78,6 @@ struct Parts {
     catalogue: Catalogue,
     log: SegmentLog,
     storage: RaftStorage,
-}
-
-/// Leftovers of a start that did not come to its end.
-fn clear(data_dir: &Path) -> Result<(), ClusterError> {
-    for name in [LOG, CATALOGUE] {
-        let path = data_dir.join(name);
-        match std::fs::remove_dir_all(&path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(ClusterError::file("empty", path)(error)),
-        }
-    }
-    Ok(())
-}
-
-/// The address to listen on: the port of the last start where none is given, so that the others find it again.
-fn listen_address(config: &ClusterConfig, identity: &Identity) -> Result<SocketAddr, ClusterError> {
-    let mut listen = config.listen;
-    if listen.port() == 0 {
-        let port = match identity.record().listen {
-            Some(last) => last.port(),
-            None => free_port(listen.ip())?,
-        };
-        listen.set_port(port);
-    }
-    if listen.ip().is_unspecified() && config.advertise.is_empty() {
-        let what = format!(
-            "members cannot be told to reach {listen}; name an address of this machine with --cluster-listen or --cluster-advertise"
-        );
-        return Err(ClusterError::Config { what });
-    }
-    Ok(listen)
-}
-
-fn free_port(ip: IpAddr) -> Result<u16, ClusterError> {
-    let bind =
-        |port| UdpSocket::bind(SocketAddr::new(ip, port)).and_then(|socket| socket.local_addr());
-    let address = bind(DEFAULT_PORT).or_else(|_| bind(0)).map_err(|error| {
-        ClusterError::Config { what: format!("cannot listen for members on {ip}: {error}") }
-    })?;
-    Ok(address.port())
-}
-
-/// Where others are told to come.
-fn advertised(config: &ClusterConfig, listen: SocketAddr) -> Vec<SocketAddr> {
-    if config.advertise.is_empty() { vec![listen] } else { config.advertise.clone() }
-}
-
-/// The mesh's socket, beside the cluster's own if that is free.
-fn mesh_socket(listen: SocketAddr) -> Result<UdpSocket, ClusterError> {
-    let beside = SocketAddr::new(listen.ip(), listen.port().wrapping_add(1));
-    UdpSocket::bind(beside).or_else(|_| UdpSocket::bind(SocketAddr::new(listen.ip(), 0))).map_err(
-        |error| ClusterError::Config {
-            what: format!("cannot listen for the mesh on {}: {error}", listen.ip()),
-        },
-    )
-}
-
-fn mesh_addresses(
-    config: &ClusterConfig,
-    mesh: &UdpSocket,
-) -> Result<Vec<SocketAddr>, ClusterError> {
-    let bound = mesh.local_addr().map_err(|error| ClusterError::Config {
-        what: format!("the mesh's address cannot be read: {error}"),
-    })?;
-    if config.advertise.is_empty() {
-        return Ok(vec![bound]);
-    }
-    Ok(config.advertise.iter().map(|told| SocketAddr::new(told.ip(), bound.port())).collect())
-}
-
-/// What a node says of itself.
-struct Me {
-    name: String,
-    addresses: Vec<SocketAddr>,
-    mesh: Vec<SocketAddr>,
-    http: String,
-}
-
-fn texts(addresses: &[SocketAddr]) -> Vec<String> {
-    addresses.iter().map(ToString::to_string).collect()
-}
-
-/// Makes this node a member: of a new cluster, or of the ticket's. Answers with the members that it must know before the
-/// catalogue has come.
-async fn enrol(
-    config: &ClusterConfig,
-    listen: SocketAddr,
-    me: &Me,
-    identity: &mut Identity,
-) -> Result<Vec<MemberAddress>, ClusterError> {
-    let storage = StorageId(random_bytes()?);
-    let (cluster, raft_id, members) = match &config.start {
-        Start::First => {
-            let cluster = ClusterId(random_bytes()?);
-            let conf_state = ConfState { voters: vec![FIRST], ..ConfState::default() };
-            let bootstrap = Bootstrap {
-                cluster,
-                conf_state: encode_conf_state(&conf_state),
-                key: identity.key(),
-                storage,
-                name: me.name.clone(),
-                addresses: texts(&me.addresses),
-                mesh: texts(&me.mesh),
-                http: me.http.clone(),
-            };
-            Catalogue::open(&config.data_dir.join(CATALOGUE))?.bootstrap(&bootstrap)?;
-            let (mut log, _) =
-                SegmentLog::open(&config.data_dir.join(LOG), LogOptions::new(storage))?;
-            let mark = SnapshotMark { index: 1, term: 1, conf_state };
-            let hard_state = first_hard_state();
-            let batch =
-                Batch { snapshot: Some(&mark), hard_state: Some(&hard_state), ..Batch::default() };
-            let _synced = log.append(batch)?;
-            (cluster, FIRST, Vec::new())
-        }
-        Start::Join(ticket) => {
-            let joiner = Joiner {
-                storage,
-                name: me.name.clone(),
-                addresses: me.addresses.clone(),
-                mesh: me.mesh.first().copied(),
-                http: me.http.clone(),
-            };
-            SegmentLog::open(&config.data_dir.join(LOG), LogOptions::new(storage))?;
-            let bind = SocketAddr::new(listen.ip(), 0);
-            let answer = join_cluster(bind, identity.secret(), ticket, &joiner, now_ms()).await?;
-            (answer.cluster, answer.raft_id, answer.members)
-        }
-    };
-    // Last: what is not whole by now is begun anew.
-    identity.update(|record| {
-        record.cluster = Some(cluster);
-        record.raft_id = raft_id;
-        record.storage = Some(storage);
-        record.listen = Some(listen);
-        record.name.clone_from(&config.name);
-    })?;
-    Ok(members)
 }
 
 /// Opens what the data folder holds.
@@ -314,6 +149,10 @@ struct Plan {
     observer: Arc<dyn Observer>,
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "one list of parts, in the order in which they need each other"
+)]
 async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
     let Plan { config, listen, me, mesh, identity, seeds, store, observer } = plan;
     let Parts { catalogue, log, storage } = parts;
@@ -462,42 +301,6 @@ pub(super) fn member_addresses(catalogue: &Catalogue) -> Vec<MemberAddress> {
         .collect()
 }
 
-fn thread(
-    name: &str,
-    later: Later,
-    run: impl FnOnce() -> Result<(), ClusterError> + Send + 'static,
-) -> Result<JoinHandle<()>, ClusterError> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(move || {
-            // A bug must not leave a member that neither works nor ends; nothing that it owned is used again.
-            let ended = std::panic::catch_unwind(AssertUnwindSafe(run));
-            let reason = match ended {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => full(&error),
-                Err(_) => "met a bug of its own, which it printed; report it, and start it again"
-                    .to_owned(),
-            };
-            if let Some(shared) = later.upgrade() {
-                shared.fail(reason);
-            }
-        })
-        .map_err(|error| ClusterError::Config {
-            what: format!("the system refused a thread: {error}"),
-        })
-}
-
-/// An error with its causes.
-fn full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 fn fetcher(later: Later) -> super::drive::FetchSnapshot {
     let runtime = tokio::runtime::Handle::current();
     Box::new(move |message| {
@@ -517,134 +320,5 @@ impl Outbox for Lanes {
             _ => Lane::Control,
         };
         self.0.send_raft(message.to, lane, message);
-    }
-}
-
-/// Takes what comes from peers to Raft's thread; while that has no room, nothing more is read from the network.
-async fn receive(shared: std::sync::Weak<Shared>, mut inbound: mpsc::Receiver<Inbound>) {
-    while let Some(what) = inbound.recv().await {
-        let Some(shared) = shared.upgrade() else { return };
-        match what {
-            Inbound::Raft { lane, mut message, frame_bytes, held, .. } => {
-                detach(message.mut_entries(), frame_bytes);
-                let mut arrived = Arrived::Raft { lane, message: *message, held };
-                while let Err(back) = shared.letterbox.arrived(arrived, frame_bytes) {
-                    arrived = back;
-                    tokio::time::sleep(FULL_PAUSE).await;
-                }
-            }
-            Inbound::Unreachable { peer } => {
-                // Raft probes again by itself: this may be dropped.
-                let _ = shared.letterbox.arrived(Arrived::Unreachable(peer), 0);
-            }
-            Inbound::Reachable { .. } => shared.mesh.refresh(&shared.network),
-            Inbound::Refused { peer, code, reason } => shared.refused_by(peer, code, &reason),
-        }
-    }
-}
-
-/// Connections come and go in either direction, and with them the secrets that the mesh is sealed with.
-async fn refresh_mesh(shared: std::sync::Weak<Shared>) {
-    loop {
-        tokio::time::sleep(REFRESH_PAUSE).await;
-        let Some(shared) = shared.upgrade() else { return };
-        shared.mesh.refresh(&shared.network);
-    }
-}
-
-/// Tells who leads. Not on Raft's thread: it must not wait for whoever listens.
-async fn tell_leader(shared: std::sync::Weak<Shared>, observer: Arc<dyn Observer>) {
-    let Some(mut leaders) = shared.upgrade().map(|shared| shared.progress.watch()) else { return };
-    let mut told = (0, 0);
-    loop {
-        let now = *leaders.borrow_and_update();
-        // Between two leaders there is nobody to tell of.
-        if now.leader != 0 && told != (now.term, now.leader) {
-            told = (now.term, now.leader);
-            observer.leader(now.term, now.leader);
-        }
-        // The node's own end is the end of its leaders.
-        if leaders.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Tells the others where this node is now, if that is not what they know.
-async fn introduce(shared: std::sync::Weak<Shared>, me: Me) {
-    loop {
-        let Some(shared) = shared.upgrade() else { return };
-        let known = shared.catalogue.member(shared.id);
-        let (addresses, mesh) = (texts(&me.addresses), texts(&me.mesh));
-        if let Some(known) = known {
-            if known.addresses == addresses
-                && known.mesh == mesh
-                && known.http == me.http
-                && known.name == me.name
-            {
-                return;
-            }
-            let changed = MemberChanged {
-                id: shared.id,
-                name: me.name.clone(),
-                addresses,
-                mesh,
-                http: me.http.clone(),
-            };
-            if shared.change(Op::MemberChanged(changed)).await.is_ok() {
-                return;
-            }
-        }
-        drop(shared);
-        tokio::time::sleep(INTRODUCE_PAUSE).await;
-    }
-}
-
-impl Shared {
-    /// A peer does not talk to this node.
-    fn refused_by(&self, peer: RaftId, code: CloseCode, reason: &str) {
-        tracing::warn!(peer, ?code, reason, "a member refuses this node");
-        if code == CloseCode::Removed {
-            self.fail(
-                "has been removed from the cluster; empty its data folder and let it join again"
-                    .to_owned(),
-            );
-        }
-    }
-
-    pub(super) async fn stop(self: &Arc<Self>) {
-        let Some(threads) = self.threads.lock().take() else { return };
-        self.hand_over().await;
-        self.leases.holder.lock().revoke();
-        self.mesh.stop();
-        // The driver first: it feeds the others.
-        while matches!(self.letterbox.put(Input::Stop), Err(ClusterError::Busy { .. })) {
-            tokio::time::sleep(STOP_PAUSE).await;
-        }
-        let Threads { tasks, jobs, handles } = threads;
-        let ended = tokio::task::spawn_blocking(move || {
-            let mut handles = handles.into_iter();
-            let mut join = || handles.next().map(JoinHandle::join);
-            join();
-            let _ = jobs.give(Job::Stop);
-            join();
-            let _ = tasks.send(Task::Stop);
-            join();
-        });
-        let _ = ended.await;
-        self.network.close().await;
-    }
-
-    /// A leader that stops lets another one lead first: the others need not wait for an election.
-    async fn hand_over(&self) {
-        if self.progress.leadership().leader != self.id || self.failed.borrow().is_some() {
-            return;
-        }
-        let voters = self.progress.detail().conf_state.voters;
-        let others = voters.into_iter().filter(|id| *id != self.id);
-        if let Some(heir) = self.healthiest(others) {
-            let change = members::Change::Transfer(heir);
-            let _ = self.change_members(change, HAND_OVER).await;
-        }
     }
 }

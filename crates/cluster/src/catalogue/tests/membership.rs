@@ -243,7 +243,7 @@ fn a_ticket_for_two_lets_two_in_and_no_third() {
         log.push(join(node, TICKET));
     }
     let (_, applied) = log.replayed();
-    let outcomes: Vec<_> = applied[1..].iter().map(|applied| applied.outcome.clone()).collect();
+    let outcomes: Vec<_> = applied[1..].iter().map(|applied| applied.outcome).collect();
     assert_eq!(outcomes[..2], [Outcome::Joined { id: 2 }, Outcome::Joined { id: 3 }]);
     // Asked again is answered again, and takes no place.
     assert_eq!(outcomes[2], Outcome::Joined { id: 2 });
