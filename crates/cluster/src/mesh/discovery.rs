@@ -117,6 +117,32 @@ impl Drop for Discovery {
     }
 }
 
+/// A socket for beacons: several nodes of one machine may have one each.
+///
+/// # Errors
+/// [`ClusterError::Config`] when the system refuses it.
+pub fn socket(group: SocketAddr) -> Result<UdpSocket, ClusterError> {
+    use rustix::io::{FdFlags, fcntl_setfd};
+    use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
+    let (family, any) = match group.ip() {
+        IpAddr::V4(_) => (AddressFamily::INET, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        IpAddr::V6(_) => (AddressFamily::INET6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+    };
+    let open = || {
+        let socket = socket(family, SocketType::DGRAM, None)?;
+        fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        bind(&socket, &SocketAddr::new(any, group.port()))?;
+        Ok::<_, rustix::io::Errno>(UdpSocket::from(socket))
+    };
+    open().map_err(|error| unusable(group, &error))
+}
+
+fn unusable(group: SocketAddr, error: &dyn std::error::Error) -> ClusterError {
+    let what = format!("nodes on the local network cannot be looked for by {group}: {error}");
+    ClusterError::Config { what }
+}
+
 /// Sends `own` over the socket to `group` (a multicast, broadcast or plain address) every `period`, and tells the addresses of those
 /// that `is_member` knows: each time that they change, and not more than 64 untaken ones.
 ///
@@ -129,10 +155,7 @@ pub fn start(
     period: Duration,
     is_member: Arc<dyn Fn(&NodeKey) -> bool + Send + Sync>,
 ) -> Result<(Discovery, mpsc::Receiver<Hint>), ClusterError> {
-    let unusable = |error: &dyn std::error::Error| ClusterError::Config {
-        what: format!("nodes on the local network cannot be looked for by {group}: {error}"),
-    };
-    let runtime = tokio::runtime::Handle::try_current().map_err(|error| unusable(&error))?;
+    let runtime = tokio::runtime::Handle::try_current().map_err(|error| unusable(group, &error))?;
     let joined = match group.ip() {
         IpAddr::V4(ip) if ip.is_multicast() => {
             socket.join_multicast_v4(&ip, &Ipv4Addr::UNSPECIFIED)
@@ -141,9 +164,10 @@ pub fn start(
         IpAddr::V4(_) => socket.set_broadcast(true),
         IpAddr::V6(_) => Ok(()),
     };
-    joined.and_then(|()| socket.set_nonblocking(true)).map_err(|error| unusable(&error))?;
+    joined.and_then(|()| socket.set_nonblocking(true)).map_err(|error| unusable(group, &error))?;
     let _entered = runtime.enter();
-    let socket = tokio::net::UdpSocket::from_std(socket).map_err(|error| unusable(&error))?;
+    let socket =
+        tokio::net::UdpSocket::from_std(socket).map_err(|error| unusable(group, &error))?;
     let (hints, told) = mpsc::channel(MAX_REMEMBERED);
     let task = runtime.spawn(run(socket, group, own, period, is_member, hints));
     Ok((Discovery(task.abort_handle()), told))
@@ -224,5 +248,13 @@ mod tests {
         fn noise_is_no_beacon(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             prop_assert_eq!(Beacon::decode(&bytes, ClusterId([0; 16])), None);
         }
+    }
+
+    #[test]
+    fn nodes_of_one_machine_share_the_port() {
+        let free = UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+        let group = SocketAddr::new(GROUP.ip(), free);
+        let sockets = [socket(group).unwrap(), socket(group).unwrap()];
+        assert!(sockets.iter().all(|socket| socket.local_addr().unwrap().port() == free));
     }
 }
