@@ -246,7 +246,7 @@ pub async fn run(settings: NodeSettings, ready: impl FnOnce(&Ready)) -> Result<(
 /// How long a member waits for the cluster before it says that it is ready; it then answers 503 where it must ask.
 const FIRST_WORD: Duration = Duration::from_secs(5);
 /// How long the first ticket is good for.
-const TICKET_LIFETIME: Duration = Duration::from_mins(60);
+const TICKET_LIFETIME: Duration = Duration::from_hours(1);
 /// Threads for the cluster's connections.
 const CLUSTER_THREADS: usize = 2;
 
@@ -274,6 +274,7 @@ fn cluster_config(
         name: settings.node_name.clone().unwrap_or_else(host_name),
         http: data.first().map_or_else(String::new, |data| format!("{scheme}://{data}")),
         copies: cluster.copies,
+        log_entries: cluster.log_entries,
     }
 }
 

@@ -31,4 +31,6 @@ pub struct ClusterConfig {
     pub http: String,
     /// Copies of each object that are made when it is stored, at most one a voter; never fewer than a majority of them.
     pub copies: usize,
+    /// Entries behind what is durable at which the log is cut. A member that was away for longer takes a snapshot.
+    pub log_entries: u64,
 }

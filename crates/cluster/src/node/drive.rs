@@ -27,10 +27,9 @@ use crate::net::Lane;
 pub(super) const TICK: Duration = Duration::from_millis(100);
 /// Inputs taken before looking at what they lead to.
 const MAX_INPUTS: usize = 1024;
-/// Entries kept behind what is durable, for followers that are a little late.
-const KEEP_ENTRIES: u64 = 1000;
-/// The log is cut when this much lies behind.
-const CUT_ENTRIES: u64 = 10_000;
+/// Of the entries at which the log is cut, one in so many is kept, for followers that are a little late.
+const KEEP_ONE_IN: u64 = 10;
+/// The log is also cut when so much lies behind.
 const CUT_BYTES: u64 = 64 << 20;
 
 /// An answer that comes later.
@@ -78,6 +77,8 @@ pub(super) struct Driver {
     pub(super) marks: Arc<Marks>,
     pub(super) fetch: FetchSnapshot,
     pub(super) progress: Arc<Progress>,
+    /// The log is cut when so many entries lie behind.
+    pub(super) cut_entries: u64,
     pub(super) state: State,
 }
 
@@ -470,10 +471,10 @@ impl Driver {
         let durable = self.marks.durable.load(Ordering::Acquire);
         let first = self.storage.first();
         let behind = durable.saturating_sub(first);
-        if behind < CUT_ENTRIES && self.storage.bytes() < CUT_BYTES {
+        if behind < self.cut_entries && self.storage.bytes() < CUT_BYTES {
             return Ok(());
         }
-        let through = durable.saturating_sub(KEEP_ENTRIES.min(behind / 2));
+        let through = durable.saturating_sub((self.cut_entries / KEEP_ONE_IN).min(behind / 2));
         if through <= first {
             return Ok(());
         }
@@ -485,6 +486,7 @@ impl Driver {
     fn publish(&self) {
         self.progress.set_detail(Detail {
             commit_index: self.core.commit_index(),
+            log_first: self.storage.first(),
             members: self.core.progress(),
             conf_state: self.core.conf_state(),
         });

@@ -19,6 +19,8 @@ pub(super) struct Progress {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Detail {
     pub(super) commit_index: u64,
+    /// The first entry that the log has.
+    pub(super) log_first: u64,
     /// Members' logs, as the leader knows them: number, last index that agrees, heard lately.
     pub(super) members: Vec<(RaftId, u64, bool)>,
     /// The present configuration.

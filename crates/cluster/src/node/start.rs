@@ -218,6 +218,7 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
         marks: marks.clone(),
         fetch: fetcher(later.clone()),
         progress: progress.clone(),
+        cut_entries: config.log_entries.max(1),
         state: State::new(lease),
     };
     let disk = Disk {

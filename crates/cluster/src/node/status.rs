@@ -26,6 +26,8 @@ pub struct Status {
     pub commit_index: u64,
     /// The last index applied here.
     pub applied_index: u64,
+    /// The first entry that this node's log still has: who lacks earlier ones takes a snapshot.
+    pub log_first: u64,
     /// Objects in the catalogue.
     pub objects: u64,
     /// Whether this node may serve what it holds without asking, and for how long.
@@ -83,6 +85,7 @@ impl Cluster {
             term: leadership.term,
             commit_index: detail.commit_index,
             applied_index: shared.catalogue.applied().index,
+            log_first: detail.log_first,
             objects: shared.catalogue.len() as u64,
             lease: LeaseStatus {
                 held,

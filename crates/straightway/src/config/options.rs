@@ -10,7 +10,7 @@ use straightway_codec::OptimizerMode;
 use thiserror::Error;
 
 use crate::config::settings::{
-    AccessLog, ClusterSettings, DEFAULT_COPIES, NodeSettings, Secret, TlsPaths,
+    AccessLog, ClusterSettings, DEFAULT_COPIES, DEFAULT_LOG_ENTRIES, NodeSettings, Secret, TlsPaths,
 };
 use crate::config::units::{duration, size};
 
@@ -142,6 +142,8 @@ options! {
     #[arg(long, env = "STRAIGHTWAY_CLUSTER_ADVERTISE", value_name = "ADDRS")] cluster_advertise,
     /// Members that keep a copy of each object that is stored, never fewer than a majority [default: 3]
     #[arg(long, env = "STRAIGHTWAY_COPIES", value_name = "N")] copies,
+    /// Entries at which the log of changes is cut; a member that was away for longer takes a snapshot [default: 10000]
+    #[arg(long, env = "STRAIGHTWAY_LOG_ENTRIES", value_name = "N")] log_entries,
     /// Folder for a cluster node's identity and log [default: beside the cache file]
     #[arg(long, env = "STRAIGHTWAY_DATA_DIR", value_name = "DIR")] data_dir,
 }
@@ -249,6 +251,7 @@ impl ServeOptions {
             listen: SocketAddr::new(ip, 0),
             advertise: Vec::new(),
             copies: DEFAULT_COPIES,
+            log_entries: DEFAULT_LOG_ENTRIES,
         };
         set(&mut cluster.listen, "cluster_listen", self.cluster_listen.as_ref(), address)?;
         set(
@@ -258,6 +261,9 @@ impl ServeOptions {
             |text| text.split(',').map(|one| address(one.trim())).collect(),
         )?;
         set(&mut cluster.copies, "copies", self.copies.as_ref(), count)?;
+        set(&mut cluster.log_entries, "log_entries", self.log_entries.as_ref(), |text| {
+            count(text).map(|entries| entries as u64)
+        })?;
         s.cluster = Some(cluster);
         Ok(())
     }

@@ -82,10 +82,15 @@ pub struct ClusterSettings {
     pub advertise: Vec<SocketAddr>,
     /// Members that keep a copy of each object.
     pub copies: usize,
+    /// Entries at which the log is cut.
+    pub log_entries: u64,
 }
 
 /// Copies of each object unless told otherwise: two members may be lost.
 pub const DEFAULT_COPIES: usize = 3;
+
+/// Entries at which the log is cut unless told otherwise: some megabytes, some minutes of changes.
+pub const DEFAULT_LOG_ENTRIES: u64 = 10_000;
 
 /// How requests are logged, one line each, on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
