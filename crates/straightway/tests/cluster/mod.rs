@@ -1,6 +1,7 @@
 //! A cluster of real processes on loopback.
 #![allow(unreachable_pub, reason = "a module of each test binary")]
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -17,6 +18,36 @@ pub struct Nodes {
     pub folder: tempfile::TempDir,
     pub nodes: Vec<Option<Node>>,
     extra: Vec<String>,
+    /// How nodes are started that are not like the others, by their place.
+    pub setups: Vec<Setup>,
+}
+
+/// How a node is started.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The command that the program's own follows: `ip netns exec ...`, say.
+    pub wrapper: Vec<String>,
+    /// Address of its HTTP listeners.
+    pub ip: String,
+    /// More arguments.
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// Where its cache and data are, if not beside the others'.
+    pub folder: Option<PathBuf>,
+    pub size: &'static str,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            wrapper: Vec::new(),
+            ip: "127.0.0.1".to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+            folder: None,
+            size: "256MiB",
+        }
+    }
 }
 
 impl Nodes {
@@ -26,9 +57,13 @@ impl Nodes {
     }
 
     pub fn start_with(count: usize, extra: &[&str]) -> Self {
+        Self::start_as(count, extra, Vec::new())
+    }
+
+    pub fn start_as(count: usize, extra: &[&str], setups: Vec<Setup>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let extra = extra.iter().map(|&one| one.to_owned()).collect();
-        let mut nodes = Self { folder, nodes: Vec::new(), extra };
+        let mut nodes = Self { folder, nodes: Vec::new(), extra, setups };
         nodes.push(&["--cluster"]);
         let ticket = nodes.ticket(0);
         while nodes.nodes.len() < count {
@@ -45,20 +80,46 @@ impl Nodes {
         nodes
     }
 
+    fn home(&self, at: usize) -> &Path {
+        self.setups.get(at).and_then(|setup| setup.folder.as_deref()).unwrap_or(self.folder.path())
+    }
+
     pub fn cache(&self, at: usize) -> PathBuf {
-        self.folder.path().join(format!("node{at}.cache"))
+        self.home(at).join(format!("node{at}.cache"))
     }
 
     pub fn data_dir(&self, at: usize) -> PathBuf {
-        self.folder.path().join(format!("node{at}.data"))
+        self.home(at).join(format!("node{at}.data"))
+    }
+
+    fn log_file(&self, at: usize) -> PathBuf {
+        self.folder.path().join(format!("node{at}.log"))
+    }
+
+    /// What a node has written to standard error.
+    pub fn log(&self, at: usize) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log_file(at)).unwrap_or_default()).into_owned()
     }
 
     fn command(&self, at: usize, how: &[&str]) -> Node {
+        self.try_command(at, how).expect("the node starts")
+    }
+
+    fn try_command(&self, at: usize, how: &[&str]) -> std::io::Result<Node> {
+        let setup = self.setups.get(at).cloned().unwrap_or_default();
+        let program = env!("CARGO_BIN_EXE_straightway").to_owned();
+        let mut words = setup.wrapper.into_iter().chain([program]);
+        let mut command = Command::new(words.next().expect("a program"));
+        let listen = format!("{}:0", setup.ip);
         let name = format!("node{at}");
-        let mut args: Vec<&str> = vec!["--size", "256MiB", "--node-name", &name];
-        args.extend(self.extra.iter().map(String::as_str));
-        args.extend(how);
-        Node::start(&self.cache(at), &args)
+        command.args(words).args(["serve", "--listen", &listen, "--admin", &listen, "--cache"]);
+        command.arg(self.cache(at)).args(["--size", setup.size, "--node-name", &name]);
+        command.args(&self.extra).args(&setup.args).args(how).envs(setup.env);
+        let log = File::options().create(true).append(true).open(self.log_file(at))?;
+        Node::spawn({
+            command.stderr(log);
+            command
+        })
     }
 
     /// Starts one more node.
@@ -71,9 +132,21 @@ impl Nodes {
 
     /// Starts a node again that was killed.
     pub fn restart(&mut self, at: usize) {
+        self.try_restart(at).expect("the node starts");
+    }
+
+    pub fn try_restart(&mut self, at: usize) -> std::io::Result<()> {
         // What it is, its data folder says; a ticket is not needed any more.
-        let node = self.command(at, &["--cluster"]);
+        let node = self.try_command(at, &["--cluster"])?;
         self.nodes[at] = Some(node);
+        Ok(())
+    }
+
+    /// Sends a signal to a node: `STOP`, `CONT`.
+    pub fn signal(&self, at: usize, signal: &str) {
+        let pid = self.node(at).child.id().to_string();
+        let sent = Command::new("kill").args([&format!("-{signal}"), &pid]).status();
+        assert!(sent.expect("kill runs").success(), "node {at} can be told {signal}");
     }
 
     pub fn kill(&mut self, at: usize) {
@@ -155,6 +228,18 @@ impl Nodes {
         let mut client = Client::connect(self.node(at).admin)?;
         let answer = client.request("POST", "/api/purge", &[], Some(body.as_bytes()))?;
         Ok((answer.status, serde_json::from_slice(&answer.body).unwrap_or_default()))
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for at in 0..self.nodes.len() {
+                let log = self.log(at);
+                let from = log.char_indices().rev().nth(3000).map_or(0, |(from, _)| from);
+                println!("--- what node {at} wrote last:\n{}", &log[from..]);
+            }
+        }
     }
 }
 
