@@ -4,11 +4,12 @@
 //! [`buffer`].
 //! [`node::run`] starts a node from checked settings; [`node::Node`] is the same for programs that hold one.
 //!
-//! Arrows point down: [`cli`] → [`node`], [`client`], [`probe`] → [`mod@server`], [`admin`] → [`mod@http`] → [`state`] → [`counters`], [`config`].
+//! Arrows point down: [`cli`] → [`node`], [`client`], [`bench`], [`probe`] → [`mod@server`], [`admin`] → [`mod@http`] → [`state`] → [`counters`], [`config`].
 #![forbid(unsafe_code)]
 
 pub mod admin;
 mod auth;
+pub mod bench;
 pub mod cli;
 pub mod client;
 pub mod config;

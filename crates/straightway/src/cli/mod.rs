@@ -1,4 +1,5 @@
 //! The command line: what was typed, and what each command does with it.
+mod bench;
 mod cluster;
 mod fsck;
 mod objects;
@@ -85,6 +86,8 @@ enum Command {
     Fsck(fsck::Fsck),
     /// Measure a UDP path to another machine: loss, reordering, round trips, rates by size, path MTU
     Probe(probe::Probe),
+    /// Put load on a node and measure it: requests and bytes a second, latencies, errors
+    Bench(bench::Bench),
 }
 
 /// A command's outcome other than success.
@@ -117,6 +120,7 @@ pub fn main() -> ExitCode {
         Command::Cluster(cluster) => talk(cluster.run(&global)),
         Command::Fsck(fsck) => fsck.run(&global),
         Command::Probe(probe) => probe.run(&global),
+        Command::Bench(bench) => talk(bench.run(&global)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

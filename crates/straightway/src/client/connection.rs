@@ -148,10 +148,10 @@ pub struct Reply {
 /// How long connecting may take, encryption included.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the node may be silent while it is to answer.
-const SILENCE: Duration = Duration::from_mins(1);
+pub(super) const SILENCE: Duration = Duration::from_mins(1);
 
 /// Waits for something that the node is to do, but not for ever.
-async fn heard<T>(
+pub(super) async fn heard<T>(
     authority: &str,
     what: &'static str,
     at_most: Duration,
@@ -346,17 +346,21 @@ impl Client {
 /// Turns an answer into the error that it means.
 pub(super) async fn refused(method: Method, key: &str, reply: Reply) -> ClientError {
     let status = reply.status;
-    let text = reply.text(64 * 1024).await;
-    let problem: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+    let detail = detail_of(&reply.text(64 * 1024).await);
+    ClientError::Refused { method, key: key.to_owned(), status, detail }
+}
+
+/// What the body of a refusal says: a problem's title and detail, or the beginning of any other text.
+pub(super) fn detail_of(text: &str) -> String {
+    let problem: Option<serde_json::Value> = serde_json::from_str(text).ok();
     let field = |name| {
         problem.as_ref().and_then(|problem| problem.get(name)).and_then(|text| text.as_str())
     };
-    let detail = match (field("title"), field("detail")) {
+    match (field("title"), field("detail")) {
         (Some(title), Some(detail)) => format!("{title}: {detail}"),
         (Some(title), None) => title.to_owned(),
         _ => text.chars().take(200).collect(),
-    };
-    ClientError::Refused { method, key: key.to_owned(), status, detail }
+    }
 }
 
 /// A body that comes piece by piece.
