@@ -272,7 +272,9 @@ mod tests {
         #[test]
         fn what_is_smoothed_lies_within_what_was_measured(samples in prop::collection::vec(0..u64::MAX / 16, 1..50)) {
             let mut rtt = Rtt::default();
-            samples.iter().for_each(|sample| rtt.sample(Duration::from_nanos(*sample)));
+            for sample in &samples {
+                rtt.sample(Duration::from_nanos(*sample));
+            }
             let smoothed = u64::try_from(rtt.smoothed.unwrap().as_nanos()).unwrap();
             // Each step rounds down by less than a nanosecond.
             let least = samples.iter().min().unwrap().saturating_sub(samples.len() as u64);

@@ -281,8 +281,9 @@ impl World {
             30 => match self.random.below(12) {
                 0 | 1 => self.elect(a),
                 2 => self.restart(a),
-                3 if self.members(self.committed()).len() > 3 && self.top() != Some(a) => {
-                    if self.members(self.committed()).contains(&a) {
+                3 if self.top() != Some(a) => {
+                    let members = self.members(self.committed());
+                    if members.len() > 3 && members.contains(&a) {
                         self.commit(Entry::Remove(a));
                     }
                 }
