@@ -197,6 +197,7 @@ async fn health_and_index_and_what_does_not_exist() {
         ("dashboard.js", "text/javascript; charset=utf-8"),
         ("dashboard.css", "text/css; charset=utf-8"),
         ("feed.js", "text/javascript; charset=utf-8"),
+        ("members.js", "text/javascript; charset=utf-8"),
     ] {
         let page = client.get(path, "").await;
         assert_eq!((page.status, page.header("content-type")), (200, Some(content_type)));

@@ -4,10 +4,13 @@
 mod support;
 
 use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use straightway::config::settings::{ClusterSettings, DEFAULT_LOG_ENTRIES, Secret};
+use straightway_cluster::Start;
 use support::TestNode;
 use tokio::net::TcpStream;
 
@@ -183,6 +186,72 @@ async fn a_person_sees_what_happens_and_can_act() {
     again.stop().await.expect("stopped");
 }
 
+#[tokio::test]
+async fn the_members_of_a_cluster_are_shown_and_can_be_acted_on() {
+    let Some(browser) = Browser::start().await else { return };
+    let alone = TestNode::start().await;
+    browser.command("url", json!({ "url": format!("http://{}/", alone.admin()) })).await;
+    browser.wait("document.getElementById('state').dataset.state === 'open'").await;
+    browser.wait("document.getElementById('pools').tBodies[0].rows.length > 0").await;
+    assert_eq!(browser.run("return document.getElementById('cluster').hidden").await, true);
+    alone.stop().await;
+
+    let node = TestNode::start_with(|settings| {
+        settings.token = Some(Secret::new("s3cret"));
+        settings.cluster = Some(ClusterSettings {
+            start: Start::First,
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            advertise: Vec::new(),
+            copies: 1,
+            log_entries: DEFAULT_LOG_ENTRIES,
+        });
+    })
+    .await;
+    let url = format!("http://{}/", node.admin());
+    browser.command("url", json!({ "url": url })).await;
+    browser.run("const token = document.getElementById('token'); token.value = 's3cret'; token.onchange()").await;
+    browser.wait("!document.getElementById('cluster').hidden").await;
+    browser.wait("document.getElementById('cluster-leader').textContent.endsWith('(1)')").await;
+    browser.wait("document.getElementById('cluster-lease').dataset.state === 'good'").await;
+    browser
+        .wait("document.querySelector('#members [data-id=\"1\"]').textContent.includes('leader')")
+        .await;
+    // A leader is neither handed leadership nor let vote.
+    let offered = "return [...document.querySelectorAll('#members button')].filter((e) => !e.hidden).map((e) => e.textContent)";
+    assert_eq!(browser.run(offered).await, json!(["Remove"]));
+
+    // What cannot be is said; whoever does not confirm does nothing.
+    browser.run("window.confirm = () => false; document.querySelector('#members button:not([hidden])').click()").await;
+    assert_eq!(browser.run("return document.getElementById('cluster-said').textContent").await, "");
+    browser.run("window.confirm = () => true; document.querySelector('#members button:not([hidden])').click()").await;
+    browser
+        .wait("document.getElementById('cluster-said').textContent.includes('only voter')")
+        .await;
+    browser.run("document.getElementById('ticket').click()").await;
+    browser
+        .wait(
+            "document.getElementById('ticket-text').value.startsWith('straightway serve --join ')",
+        )
+        .await;
+    looks_right(&browser, &url).await;
+
+    // The numbers of a member stand beside the node's.
+    let stats = node.admin_client().await.get("api/stats", "").await.json();
+    assert_eq!(
+        (&stats["cluster"]["is_leader"], &stats["cluster"]["voters"]),
+        (&1.into(), &1.into())
+    );
+    let metrics = node.admin_client().await.get("metrics", "").await;
+    for line in [
+        "straightway_cluster_is_leader 1",
+        "straightway_cluster_refused_total{reason=\"strangers\"} 0",
+    ] {
+        assert!(metrics.text().contains(line), "{line}\n{}", metrics.text());
+    }
+    browser.send("DELETE", &format!("/session/{}", browser.session), &Value::Null).await;
+    node.stop().await;
+}
+
 /// Light and dark, narrow screens, keyboard, and nothing from elsewhere.
 async fn looks_right(browser: &Browser, url: &str) {
     let background = "return getComputedStyle(document.body).backgroundColor";
@@ -207,7 +276,7 @@ async fn looks_right(browser: &Browser, url: &str) {
     let unlabelled = "return [...document.querySelectorAll('input, select')].filter((e) => !e.labels.length).length";
     assert_eq!(browser.run(unlabelled).await, 0);
     let focusable = "const all = [...document.querySelectorAll('a, input, select, button, [tabindex]')]; \
-                     return all.every((e) => { e.focus(); return document.activeElement === e || e.disabled })";
+                     return all.every((e) => { e.focus(); return document.activeElement === e || e.disabled || e.closest('[hidden]') })";
     assert_eq!(browser.run(focusable).await, true, "all by keyboard");
     let elsewhere = format!(
         "return performance.getEntriesByType('resource').filter((e) => !e.name.startsWith('{url}') && !e.name.startsWith('data:')).map((e) => e.name)"
@@ -290,7 +359,6 @@ async fn the_feed_of_a_page_backs_off_and_is_told_each_event_once() {
 
 #[tokio::test]
 async fn a_page_without_the_token_says_that_it_is_missing() {
-    use straightway::config::settings::Secret;
     let Some(browser) = Browser::start().await else { return };
     let node = TestNode::start_with(|settings| settings.token = Some(Secret::new("s3cret"))).await;
     browser.command("url", json!({ "url": format!("http://{}/", node.admin()) })).await;

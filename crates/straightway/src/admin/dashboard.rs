@@ -16,10 +16,11 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
                       base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
 /// Path, media type, content.
-const FILES: [(&str, &str, &str); 4] = [
+const FILES: [(&str, &str, &str); 5] = [
     ("/", HTML, include_str!("dashboard/index.html")),
     ("/dashboard.js", SCRIPT, include_str!("dashboard/dashboard.js")),
     ("/dashboard.css", STYLE, include_str!("dashboard/dashboard.css")),
+    ("/members.js", SCRIPT, include_str!("dashboard/members.js")),
     ("/feed.js", SCRIPT, include_str!("dashboard/feed.js")),
 ];
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::feed::now_ms;
 use crate::http::etag;
 use crate::http::problem::Problem;
-use crate::member::meta_of;
+use crate::member::{is_object_key, meta_of};
 use crate::state::NodeState;
 
 /// Objects on a page when the request does not say.
@@ -80,6 +80,8 @@ pub(super) async fn list(node: &NodeState, query: &str) -> Result<Page, Problem>
         let Ok(next) = timeout_at(deadline, walk.next()).await else { break };
         match next {
             None => return Ok(Page { objects, cursor: None }),
+            // Left from a time in a cluster: nobody can ask for it.
+            Some(Ok(meta)) if is_object_key(&meta.key) => {}
             Some(Ok(meta)) if meta.key.starts_with(&prefix) => objects.push(Entry::from(meta)),
             Some(Ok(_)) => {}
             Some(Err(error)) => return Err(Problem::from_cache(&error)),

@@ -32,7 +32,7 @@ enum Action {
     Status,
     /// Issue a ticket with which a node can join: `straightway serve --join TICKET`
     Ticket {
-        /// How long it is good for
+        /// How long it is good for, 24h at most
         #[arg(long, default_value = "15m", value_name = "DURATION")]
         lifetime: String,
         /// The node is to keep copies and serve, and never to vote

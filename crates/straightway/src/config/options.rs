@@ -136,7 +136,7 @@ options! {
     #[arg(long, env = "STRAIGHTWAY_CLUSTER", value_name = "BOOL", num_args = 0..=1, default_missing_value = "yes")] cluster,
     /// Join the cluster that issued this ticket; a node that has joined goes on as the member that it is
     #[arg(long, env = "STRAIGHTWAY_JOIN", value_name = "TICKET")] join,
-    /// UDP address for members of the cluster [default: the data listener's, port 8082 or any that is free]
+    /// UDP address for members of the cluster [default: the data listener's address, port 8082 or any that is free]
     #[arg(long, env = "STRAIGHTWAY_CLUSTER_LISTEN", value_name = "ADDR")] cluster_listen,
     /// Addresses that other members are told, comma-separated [default: the one it listens on]
     #[arg(long, env = "STRAIGHTWAY_CLUSTER_ADVERTISE", value_name = "ADDRS")] cluster_advertise,
@@ -144,7 +144,7 @@ options! {
     #[arg(long, env = "STRAIGHTWAY_COPIES", value_name = "N")] copies,
     /// Entries at which the log of changes is cut; a member that was away for longer takes a snapshot [default: 10000]
     #[arg(long, env = "STRAIGHTWAY_LOG_ENTRIES", value_name = "N")] log_entries,
-    /// Folder for a cluster node's identity and log [default: beside the cache file]
+    /// Folder for a cluster node's key, log and catalogue [default: beside the cache file, ending in .data]
     #[arg(long, env = "STRAIGHTWAY_DATA_DIR", value_name = "DIR")] data_dir,
 }
 

@@ -7,6 +7,8 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 use thiserror::Error;
 
+use crate::member::is_object_key;
+
 /// Longest key in bytes, after decoding.
 pub const MAX_KEY_BYTES: usize = 2048;
 
@@ -25,6 +27,9 @@ pub enum KeyError {
     /// The key holds a zero byte.
     #[error("the key holds a NUL byte; leave it out")]
     Nul,
+    /// The key begins with U+0001, as a member of a cluster names objects in its cache.
+    #[error("the key begins with U+0001, which is reserved; leave it out")]
+    Reserved,
     /// A `%` is not followed by two hex digits.
     #[error("the path holds a '%' without two hex digits; write %25 for a percent sign")]
     Escape,
@@ -54,6 +59,7 @@ pub fn from_target<'a>(path: &'a str, query: Option<&str>) -> Result<Cow<'a, str
         0 => Err(KeyError::Empty),
         len if len > MAX_KEY_BYTES => Err(KeyError::TooLong { len }),
         _ if key.as_bytes().contains(&0) => Err(KeyError::Nul),
+        _ if is_object_key(&key) => Err(KeyError::Reserved),
         _ => Ok(key),
     }
 }
@@ -76,6 +82,7 @@ mod tests {
     #[test]
     fn bad_keys_are_told_apart() {
         assert_eq!(from_target("/%00", None), Err(KeyError::Nul));
+        assert_eq!(from_target("/%010a", None), Err(KeyError::Reserved));
         assert_eq!(from_target("/%", None), Err(KeyError::Escape));
         assert_eq!(from_target("/%2", None), Err(KeyError::Escape));
         assert_eq!(from_target("/%+1", None), Err(KeyError::Escape));

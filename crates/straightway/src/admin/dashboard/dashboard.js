@@ -1,5 +1,6 @@
 // The page of the admin listener: numbers from the feed, forms that speak to the API. Nothing is loaded from elsewhere.
 import { Feed } from "./feed.js";
+import { Members } from "./members.js";
 
 const SECONDS = 120;
 const MOST_EVENTS = 200;
@@ -209,6 +210,8 @@ async function sayWhy() {
   if (why?.detail && $("state").dataset.state === "lost") $("state").textContent = why.detail;
 }
 
+const members = new Members(ask);
+
 function listen() {
   feed?.close();
   feed = new Feed("/events", {
@@ -221,6 +224,7 @@ function listen() {
       if (state === "open") {
         loadConfig().catch(() => {});
         refresh();
+        members.start();
       }
     },
   });
