@@ -2,9 +2,9 @@
 //! than a sixteenth, however many are counted.
 
 /// Ranges between two powers of two.
-const PARTS: u64 = 16;
-const PART_BITS: u32 = PARTS.ilog2();
-const BUCKETS: usize = ((64 - PART_BITS + 1) as usize) * PARTS as usize;
+const PARTS: u64 = 1 << PART_BITS;
+const PART_BITS: u32 = 4;
+const BUCKETS: usize = (64 - PART_BITS as usize + 1) << PART_BITS;
 
 /// Counted latencies.
 ///
