@@ -48,6 +48,15 @@ impl Gate {
         Self { all, each, total: None, addresses: HashMap::new(), swept: None }
     }
 
+    /// Whether more than half of what all may take at once has been taken.
+    pub(crate) fn is_busy(&mut self, now: Instant) -> bool {
+        let rate = self.all;
+        self.total.as_mut().is_some_and(|total| {
+            total.refill(rate, now);
+            total.tokens < rate.burst / 2.0
+        })
+    }
+
     /// Whether one more from `address` is let in at `now`.
     pub(crate) fn admit(&mut self, address: IpAddr, now: Instant) -> bool {
         let address = address.to_canonical();
@@ -108,6 +117,7 @@ mod tests {
         let now = Instant::now();
         let admitted = (0..100).filter(|number| gate.admit(address(*number), now)).count();
         assert_eq!(admitted, 2);
+        assert!(gate.is_busy(now) && !gate.is_busy(now + Duration::from_secs(1)));
     }
 
     #[test]

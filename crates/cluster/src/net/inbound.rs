@@ -1,23 +1,16 @@
-//! What others dial: handshakes within bounds, a hello first, then messages, as fast as the node takes them.
-use std::net::SocketAddr;
+//! A lane that a member dialled: a hello first, then messages, as fast as the node takes them.
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
-use iroh::endpoint::{
-    Accepting, ConnectingError, Connection, ConnectionError, Incoming, IncomingAddr, ReadError,
-    RecvStream, TransportErrorCode, VarInt,
-};
+use iroh::endpoint::{Connection, ReadError, RecvStream, VarInt};
 use raft::prelude::MessageType as RaftType;
 use straightway_wire::raft::{Lane, deserialize_raft_message_fast, lane_of};
 use straightway_wire::{Frame, Hello, Limits, MessageParser, MessageType, Notice, WireError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::LocalNode;
 use super::close::CloseCode;
-use super::endpoint::{BULK_WINDOW, JOIN_ALPN, lane_of_alpn, node_key};
-use super::gate::Gate;
-use super::join;
+use super::endpoint::{BULK_WINDOW, node_key};
+use super::half_open::Shaking;
 use super::members::MemberAddress;
 use super::peer::Peer;
 use super::refusals::Refusal;
@@ -26,120 +19,6 @@ use super::shared::{Held, Inbound, Shared};
 
 /// Pieces that are read at once.
 const PIECES: usize = 64;
-/// TLS's word for "none of these protocols".
-const NO_APPLICATION_PROTOCOL: u8 = 120;
-
-/// Takes in what others dial, until the endpoint is closed.
-pub(crate) async fn accept(shared: Arc<Shared>) {
-    let limits = &shared.limits;
-    let mut gate = Gate::new(limits.connections, limits.connections_each);
-    let half_open = Arc::new(Semaphore::new(limits.half_open));
-    while let Some(incoming) = shared.endpoint.accept().await {
-        let IncomingAddr::Ip(address) = incoming.remote_addr() else {
-            incoming.ignore();
-            continue;
-        };
-        if !gate.admit(address.ip(), Instant::now()) {
-            shared.refusals.count(Refusal::RateLimited, format_args!("connections from {address}"));
-            incoming.ignore();
-            continue;
-        }
-        // Under load, an address has to be shown to be the sender's before anything is computed for it.
-        if half_open.available_permits() < limits.half_open / 2 && !incoming.remote_addr_validated()
-        {
-            // It fails for those who have shown it only.
-            drop(incoming.retry());
-            continue;
-        }
-        let Ok(permit) = Arc::clone(&half_open).try_acquire_owned() else {
-            shared.refusals.count(Refusal::HalfOpen, format_args!("a handshake with {address}"));
-            incoming.refuse();
-            continue;
-        };
-        shared.spawn(take_in(Arc::clone(&shared), incoming, address, permit));
-    }
-}
-
-/// Shakes hands, and serves the connection.
-async fn take_in(
-    shared: Arc<Shared>,
-    incoming: Incoming,
-    address: SocketAddr,
-    half_open: OwnedSemaphorePermit,
-) {
-    let shaken = tokio::time::timeout(shared.limits.hello, shake(&shared, incoming, address)).await;
-    let connection = match shaken {
-        Ok(Some(connection)) => connection,
-        Ok(None) => return,
-        Err(_) => {
-            shared.refusals.count(Refusal::Handshake, format_args!("{address} was too slow"));
-            return;
-        }
-    };
-    match lane_of_alpn(connection.alpn()) {
-        Some(lane) => serve(shared, lane, connection, half_open).await,
-        None => join::serve(shared, connection, address, half_open).await,
-    }
-}
-
-async fn shake(shared: &Shared, incoming: Incoming, address: SocketAddr) -> Option<Connection> {
-    let refuse = |why, error: &dyn std::fmt::Display| {
-        shared.refusals.count(why, format_args!("{address}: {error}"));
-    };
-    let mut accepting: Accepting = match incoming.accept() {
-        Ok(accepting) => accepting,
-        Err(error) => {
-            refuse(
-                if is_wrong_alpn(&error) { Refusal::WrongAlpn } else { Refusal::Handshake },
-                &error,
-            );
-            return None;
-        }
-    };
-    let joins = match accepting.alpn().await {
-        Ok(alpn) => alpn == JOIN_ALPN,
-        Err(iroh::endpoint::AlpnError::ConnectionError { source, .. }) => {
-            let wrong = is_wrong_alpn(&source);
-            refuse(if wrong { Refusal::WrongAlpn } else { Refusal::Handshake }, &source);
-            return None;
-        }
-        Err(error) => {
-            refuse(Refusal::Handshake, &error);
-            return None;
-        }
-    };
-    if joins && !shared.joins.lock().admit(address.ip(), Instant::now()) {
-        refuse(Refusal::RateLimited, &"attempts to join");
-        return None;
-    }
-    match accepting.await {
-        Ok(connection) => Some(connection),
-        // The hook has counted it.
-        Err(ConnectingError::LocallyRejected { .. }) => None,
-        Err(ConnectingError::ConnectionError { source, .. }) => {
-            let wrong = is_wrong_alpn(&source);
-            refuse(if wrong { Refusal::WrongAlpn } else { Refusal::Handshake }, &source);
-            None
-        }
-        Err(error) => {
-            refuse(Refusal::Handshake, &error);
-            None
-        }
-    }
-}
-
-fn is_wrong_alpn(error: &ConnectionError) -> bool {
-    match error {
-        ConnectionError::TransportError(error) => {
-            error.code == TransportErrorCode::crypto(NO_APPLICATION_PROTOCOL)
-        }
-        ConnectionError::ConnectionClosed(close) => {
-            close.error_code == TransportErrorCode::crypto(NO_APPLICATION_PROTOCOL)
-        }
-        _ => false,
-    }
-}
-
 /// Why a connection is closed from here.
 #[derive(Debug)]
 struct Refused {
@@ -180,11 +59,11 @@ impl From<ReadError> for Refused {
 }
 
 /// Serves a lane that a member dialled.
-async fn serve(
+pub(crate) async fn serve(
     shared: Arc<Shared>,
     lane: Lane,
     connection: Connection,
-    half_open: OwnedSemaphorePermit,
+    shaking: Shaking,
 ) {
     let key = node_key(connection.remote_id());
     let greeted = match tokio::time::timeout(shared.limits.hello, greet(&shared, lane, &connection))
@@ -195,7 +74,7 @@ async fn serve(
             Err(Refused::new(Refusal::Hello, CloseCode::NoHello, CloseCode::NoHello.to_string()))
         }
     };
-    drop(half_open);
+    drop(shaking);
     let (peer, reader) = match greeted {
         Ok(greeted) => greeted,
         Err(refused) => return refused.close(&shared, &connection, &key),

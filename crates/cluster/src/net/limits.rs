@@ -39,8 +39,10 @@ pub struct NetLimits {
     pub calls_pending: usize,
     /// Transfers of one peer in each direction.
     pub transfers: usize,
-    /// Handshakes under way.
+    /// Handshakes under way, in all.
     pub half_open: usize,
+    /// Handshakes under way with one address.
+    pub half_open_each: usize,
     /// Connections that are let in, in all.
     pub connections: Rate,
     /// Connections that are let in from one address.
@@ -70,6 +72,7 @@ impl Default for NetLimits {
             calls_pending: 256,
             transfers: 4,
             half_open: 64,
+            half_open_each: 24,
             connections: Rate { per_second: 500.0, burst: 1000.0 },
             connections_each: Rate { per_second: 100.0, burst: 200.0 },
             joins: Rate { per_second: 10.0, burst: 20.0 },

@@ -6,9 +6,13 @@
 //!
 //! All queues are bounded. What does not fit is dropped, counted and told ([`Inbound::Unreachable`]); what arrives faster than
 //! the node takes it stays with its sender.
+mod accept;
+mod backoff;
 pub mod close;
+mod encoder;
 mod endpoint;
 mod gate;
+mod half_open;
 pub mod identity;
 mod inbound;
 pub mod join;
@@ -17,6 +21,7 @@ mod limits;
 mod members;
 mod network;
 mod peer;
+mod pump;
 mod queue;
 mod refusals;
 mod rpc;

@@ -13,14 +13,14 @@ use straightway_wire::RequestIds;
 use straightway_wire::raft::Lane;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::accept;
 use super::close::CloseCode;
 use super::endpoint::{self, exported, node_key};
-use super::inbound;
 use super::join::JoinService;
-use super::lane::{self, dial_with_hello};
 use super::limits::NetLimits;
 use super::members::{MemberAddress, Members};
 use super::peer::{Peer, PeerStats};
+use super::pump::{self, dial_with_hello};
 use super::queue::Outgoing;
 use super::refusals::{Refusal, Refusals};
 use super::rpc::{self, Service};
@@ -148,7 +148,7 @@ impl Network {
         let shared = Shared::new(node, limits, endpoint, known, refusals, inbound, handlers, ids);
         let shared = Arc::new(shared);
         shared.spawn(Arc::clone(&shared).tell_news());
-        shared.spawn(inbound::accept(Arc::clone(&shared)));
+        shared.spawn(accept::accept(Arc::clone(&shared)));
         let network = Self { _open: Arc::new(Open(Arc::clone(&shared))), shared };
         network.set_members(members);
         Ok(network)
@@ -216,7 +216,7 @@ impl Network {
         }
         for peer in new {
             for lane in [Lane::Control, Lane::Append] {
-                shared.spawn(lane::run(Arc::clone(shared), Arc::clone(&peer), lane));
+                shared.spawn(pump::run(Arc::clone(shared), Arc::clone(&peer), lane));
             }
         }
     }

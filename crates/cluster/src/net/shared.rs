@@ -15,10 +15,11 @@ use tokio::task::JoinSet;
 use super::close::CloseCode;
 use super::endpoint::NotDialled;
 use super::gate::Gate;
-use super::lane::{OutLane, refusal};
+use super::lane::OutLane;
 use super::limits::NetLimits;
 use super::members::Members;
 use super::peer::Peer;
+use super::pump::refusal;
 use super::queue::Outgoing;
 use super::refusals::Refusals;
 use super::{Handlers, LocalNode};
@@ -186,14 +187,17 @@ impl Shared {
         if lane == Lane::Control {
             peer.calls.fail_all("the connection was lost");
         }
-        if !out.tell_once() {
+        let refused = refusal(lost).filter(|closed| out.tell_refusal(closed.code));
+        let unreachable = out.tell_once();
+        if refused.is_none() && !unreachable {
             return;
         }
         tracing::info!(peer = peer.id, ?lane, reason = lost.reason, "not connected");
-        let refused = refusal(lost).map(|closed| (closed.code, closed.reason.clone()));
         self.tell(peer.id, |news| {
-            news.unreachable = true;
-            news.refused = refused.or(news.refused.take());
+            news.unreachable |= unreachable;
+            if let Some(closed) = refused {
+                news.refused = Some((closed.code, closed.reason.clone()));
+            }
         });
     }
 

@@ -7,8 +7,9 @@ use straightway_buffer::MemoryPool;
 use straightway_wire::CHUNK_BYTES;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::parts::{Answer, Info, Opening, Part, Trailer, decode_answer, encode_opening, invalid};
+use super::parts::Part;
 use super::stream::{Body, PROGRESS, Piece, Receiver, Sender};
+use super::talk::{Answer, Info, Opening, Trailer, decode_answer, encode_opening, invalid};
 use super::{ChunkSource, SnapshotMark};
 use crate::error::ClusterError;
 use crate::ids::{ObjectId, RaftId};
@@ -120,7 +121,6 @@ impl Transfers {
         let mut sender = Sender::new(send);
         let receiver = Receiver::new(receive, self.pool.clone());
         encode_opening(&mut sender.out, opening)?;
-        sender.flush().await.map_err(|error| at(peer, error))?;
         Ok(Open { sender, receiver, permit })
     }
 
@@ -174,6 +174,7 @@ impl Transfers {
         opening: &Opening,
     ) -> Result<(Answer, Body, OwnedSemaphorePermit), ClusterError> {
         let Open { mut sender, mut receiver, permit } = self.open(peer, opening).await?;
+        sender.flush().await.map_err(|error| at(peer, error))?;
         sender.finish();
         let answer = receiver.next(PROGRESS).await.map_err(|error| at(peer, error))?;
         let Part::Response(answer) = answer else {

@@ -8,6 +8,7 @@ mod parts;
 mod server;
 mod sources;
 mod stream;
+mod talk;
 
 pub use client::{Pull, SnapshotPull, Transfers};
 pub use server::{OpenSnapshot, SnapshotSink, SnapshotStore, TransferServer, TransferStats};
@@ -24,16 +25,16 @@ pub struct SnapshotMark {
     pub len: Option<u64>,
 }
 
-impl From<SnapshotMark> for parts::Mark {
+impl From<SnapshotMark> for talk::Mark {
     fn from(mark: SnapshotMark) -> Self {
         let SnapshotMark { index, term, len } = mark;
         Self { index, term, len }
     }
 }
 
-impl From<parts::Mark> for SnapshotMark {
-    fn from(mark: parts::Mark) -> Self {
-        let parts::Mark { index, term, len } = mark;
+impl From<talk::Mark> for SnapshotMark {
+    fn from(mark: talk::Mark) -> Self {
+        let talk::Mark { index, term, len } = mark;
         Self { index, term, len }
     }
 }

@@ -9,9 +9,10 @@ use sha2::{Digest, Sha256};
 use straightway_buffer::MemoryPool;
 use straightway_wire::CHUNK_BYTES;
 
-use super::parts::{Answer, Info, Opening, Part, decode_opening, encode_answer, invalid, object};
+use super::parts::Part;
 use super::sources::ReaderSource;
 use super::stream::{Body, PROGRESS, Piece, Receiver, Sender};
+use super::talk::{Answer, Info, Opening, decode_opening, encode_answer, invalid, object};
 use super::{ChunkSource, SnapshotMark};
 use crate::error::ClusterError;
 use crate::ids::RaftId;

@@ -8,9 +8,8 @@ use straightway_buffer::MemoryPool;
 use straightway_wire::{CHUNK_BYTES, QUIC_CUT, Segments, WireError};
 
 use super::ChunkSource;
-use super::parts::{
-    Part, Parts, Trailer, encode_alive, encode_chunk, encode_end, encode_trailer, invalid,
-};
+use super::parts::{Part, Parts, encode_alive, encode_chunk, encode_end};
+use super::talk::{Trailer, decode_trailer, encode_trailer, invalid};
 use crate::error::ClusterError;
 use crate::store::BoxFuture;
 
@@ -18,6 +17,8 @@ use crate::store::BoxFuture;
 pub(crate) const PROGRESS: Duration = Duration::from_secs(10);
 /// How often a sender that has nothing to send yet says that it is there.
 const ALIVE: Duration = Duration::from_secs(2);
+/// A body shorter than this goes out in one write, with what opens it and what ends it.
+const TOGETHER: usize = 16 << 10;
 /// Pieces that are read at once.
 const PIECES: usize = 64;
 /// Why a stream is ended before its end.
@@ -114,7 +115,7 @@ impl Body {
                 let Part::Request(trailer) = self.receiver.next(PROGRESS).await? else {
                     return Err(invalid(&"something else where its trailer should be"));
                 };
-                let trailer = super::parts::decode_trailer(&trailer)?;
+                let trailer = decode_trailer(&trailer)?;
                 if trailer.len != self.len {
                     let (found, expected) = (self.len, trailer.len);
                     return Err(invalid(&format_args!(
@@ -194,7 +195,7 @@ impl Sender {
         }
     }
 
-    /// Sends all of a body, and what it was. Where the source fails, the receiver is told that it has ended too early.
+    /// Sends what waits in `out`, all of a body, and what it was. Where the source fails, the receiver is told that it has ended too early.
     pub(crate) async fn body(
         &mut self,
         source: &mut dyn ChunkSource,
@@ -222,7 +223,9 @@ impl Sender {
                 let piece = rest.split_to(rest.len().min(CHUNK_BYTES));
                 let seq = self.next_seq()?;
                 encode_chunk(&mut self.out, seq, piece)?;
-                self.flush().await?;
+                if self.out.len_bytes() >= TOGETHER {
+                    self.flush().await?;
+                }
             }
         }
         let digest = match hasher {

@@ -22,10 +22,12 @@ use crate::support::{Node, Start, cluster, soon, until};
 
 const ID: ObjectId = ObjectId { node: 1, serial: 7 };
 
+type Kept = Arc<Mutex<Option<(SnapshotMark, Vec<u8>)>>>;
+
 /// Keeps one snapshot, and counts those that are read at the same time.
 #[derive(Debug, Default)]
 struct Snapshots {
-    kept: Arc<Mutex<Option<(SnapshotMark, Vec<u8>)>>>,
+    kept: Kept,
     open: Arc<AtomicUsize>,
     most: AtomicUsize,
 }
@@ -51,7 +53,7 @@ impl ChunkSource for Source {
 }
 
 struct Sink {
-    kept: Arc<Mutex<Option<(SnapshotMark, Vec<u8>)>>>,
+    kept: Kept,
     mark: SnapshotMark,
     bytes: Vec<u8>,
 }

@@ -1,0 +1,70 @@
+//! Messages to frames, as the lanes send them.
+use raft::prelude::Message;
+use straightway_wire::raft::{encoded_len, serialize_raft_message_vectored};
+use straightway_wire::{
+    ChunkWriter, LARGE_MESSAGE_THRESHOLD, MessageHeader, MessageType, QUIC_CUT, Segments,
+    WireError, begin_frame, encode_request, encode_response, end_frame,
+};
+
+use super::queue::Outgoing;
+use super::rpc::SERVICE;
+
+/// Makes frames, in memory that is used again.
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    pub(crate) segments: Segments,
+    /// A message that is sent in chunks, as a whole.
+    long: Segments,
+    /// Tells chunked messages apart.
+    stream: u32,
+    /// Longest message that the peer takes.
+    most: usize,
+}
+
+impl Encoder {
+    pub(crate) fn new(most: u32) -> Self {
+        let segments = || Segments::new(QUIC_CUT);
+        Self { segments: segments(), long: segments(), stream: 0, most: most as usize }
+    }
+
+    /// Appends a message, or leaves everything as it was.
+    pub(crate) fn encode(&mut self, item: Outgoing) -> Result<(), WireError> {
+        let start = self.segments.mark();
+        let encoded = match item {
+            Outgoing::Raft(message) => self.raft(&message),
+            Outgoing::Request { id, method, payload, deadline_ms } => {
+                let header = MessageHeader::new(MessageType::Request)
+                    .with_request_id(id)
+                    .with_deadline_ms(deadline_ms);
+                encode_request(&mut self.segments, &header, SERVICE, &method, payload)
+            }
+            Outgoing::Response { id, reply } => encode_response(&mut self.segments, id, reply),
+        };
+        if encoded.is_err() {
+            self.segments.truncate(start);
+        }
+        encoded
+    }
+
+    fn raft(&mut self, message: &Message) -> Result<(), WireError> {
+        let header = MessageHeader::new(MessageType::RaftMessage);
+        let len = encoded_len(message);
+        // The peer would close the connection, and lose what else is on it.
+        if len > self.most {
+            let (len, limit) = (len as u64, self.most as u64);
+            return Err(WireError::TooLarge { what: "a Raft message", len, limit });
+        }
+        if len <= LARGE_MESSAGE_THRESHOLD {
+            let frame = begin_frame(&mut self.segments, &header);
+            serialize_raft_message_vectored(message, &mut self.segments)?;
+            return end_frame(&mut self.segments, frame);
+        }
+        self.long.clear();
+        serialize_raft_message_vectored(message, &mut self.long)?;
+        let parts = self.long.finish().iter_mut().map(std::mem::take).collect::<Vec<_>>();
+        self.stream = self.stream.wrapping_add(1);
+        let mut writer = ChunkWriter::new(header, parts, self.stream)?;
+        while writer.next_chunk(&mut self.segments)? {}
+        Ok(())
+    }
+}

@@ -1,0 +1,190 @@
+//! The task that keeps a lane connected and carries its queue to the peer.
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use iroh::endpoint::{Connection, ConnectionError, SendStream, WriteError};
+use straightway_wire::raft::Lane;
+use straightway_wire::{QUIC_CUT, Segments, encode_hello};
+use tokio::sync::watch;
+
+use super::backoff::Backoff;
+use super::close::{CloseCode, Closed};
+use super::encoder::Encoder;
+use super::endpoint::{self, NotDialled};
+use super::lane::{OutLane, add};
+use super::limits::NetLimits;
+use super::peer::Peer;
+use super::shared::Shared;
+
+/// A connection that lasted so long was a good one: the next wait is short again.
+const GOOD: Duration = Duration::from_secs(1);
+
+/// Why there is no connection.
+#[derive(Debug)]
+enum Lost {
+    /// The peer was started again: its new process is to be dialled.
+    Restarted,
+    NotDialled(NotDialled),
+}
+
+impl From<ConnectionError> for Lost {
+    fn from(error: ConnectionError) -> Self {
+        Self::NotDialled(NotDialled::lost(&error))
+    }
+}
+
+impl From<WriteError> for Lost {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::ConnectionLost(error) => error.into(),
+            other => Self::NotDialled(NotDialled { closed: None, reason: other.to_string() }),
+        }
+    }
+}
+
+/// Keeps a lane connected, and sends what is put into its queue, until the node stops or the peer is removed.
+pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, lane: Lane) {
+    let Some(out) = peer.out(lane) else { return };
+    let limits = &shared.limits;
+    let seed = shared.node.raft_id.rotate_left(32) ^ peer.id ^ (shared.node.boot << 16);
+    let mut backoff = Backoff::new(limits.redial_first, limits.redial_most, seed);
+    let mut redial = out.redial.subscribe();
+    let mut stop = peer.stopped();
+    loop {
+        let connected = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break,
+            connected = dial_with_hello(&shared, &peer, lane) => connected.map_err(Lost::NotDialled),
+        };
+        let lost = match connected {
+            Ok((connection, stream)) => {
+                // Whoever was dialled just now is there: an older wish to dial is fulfilled.
+                redial.mark_unchanged();
+                let since = Instant::now();
+                out.opened(&connection);
+                shared.connected(&peer, lane);
+                let lost = tokio::select! {
+                    _ = stop.wait_for(|stop| *stop) => {
+                        connection.close(CloseCode::Stopping.var_int(), CloseCode::Stopping.to_string().as_bytes());
+                        break;
+                    }
+                    lost = pump(limits, out, &connection, stream, &mut redial) => lost,
+                };
+                connection.close(CloseCode::Superseded.var_int(), b"");
+                if since.elapsed() >= GOOD {
+                    backoff.reset();
+                    out.accepted();
+                }
+                lost
+            }
+            Err(lost) => lost,
+        };
+        out.closed();
+        match lost {
+            Lost::Restarted => {
+                backoff.reset();
+                shared.lost(&peer, lane, out, &Lost::RESTARTED);
+                continue;
+            }
+            Lost::NotDialled(lost) => shared.lost(&peer, lane, out, &lost),
+        }
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break,
+            changed = redial.changed() => {
+                backoff.reset();
+                if changed.is_err() {
+                    break;
+                }
+            }
+            () = tokio::time::sleep(backoff.wait()) => {}
+        }
+    }
+    out.closed();
+}
+
+impl Lost {
+    const RESTARTED: NotDialled = NotDialled { closed: None, reason: String::new() };
+}
+
+/// A connection on `lane`, and the stream on which the hello was sent.
+pub(crate) async fn dial_with_hello(
+    shared: &Shared,
+    peer: &Peer,
+    lane: Lane,
+) -> Result<(Connection, SendStream), NotDialled> {
+    let limits = &shared.limits;
+    let addresses = peer.addresses();
+    let connection =
+        endpoint::dial(&shared.endpoint, peer.key, &addresses, endpoint::alpn(lane), limits)
+            .await?;
+    let greet = async {
+        let mut stream = connection.open_uni().await.map_err(|error| NotDialled::lost(&error))?;
+        let mut hello = Segments::new(QUIC_CUT);
+        let broken = |reason: String| NotDialled { closed: None, reason };
+        encode_hello(&mut hello, &shared.hello(lane)).map_err(|error| broken(error.to_string()))?;
+        stream.write_all_chunks(hello.finish()).await.map_err(|error| match error {
+            WriteError::ConnectionLost(error) => NotDialled::lost(&error),
+            other => broken(other.to_string()),
+        })?;
+        Ok(stream)
+    };
+    match tokio::time::timeout(limits.dial, greet).await {
+        Ok(greeted) => greeted.map(|stream| (connection, stream)),
+        Err(_) => Err(NotDialled {
+            closed: None,
+            reason: format!("it took no hello within {:?}", limits.dial),
+        }),
+    }
+}
+
+/// Writes all that waits at once, and again, until the connection is lost. There is no timer: what comes while a write is under way
+/// makes up the next one.
+async fn pump(
+    limits: &NetLimits,
+    out: &OutLane,
+    connection: &Connection,
+    mut stream: SendStream,
+    redial: &mut watch::Receiver<u64>,
+) -> Lost {
+    let mut encoder = Encoder::new(limits.message(out.lane));
+    let mut batch = Vec::with_capacity(64);
+    loop {
+        out.drain_into(&mut batch, limits.batch_bytes);
+        if batch.is_empty() {
+            tokio::select! {
+                () = out.wake.notified() => {}
+                error = connection.closed() => return error.into(),
+                _ = redial.changed() => return Lost::Restarted,
+            }
+            continue;
+        }
+        let messages = batch.len();
+        for item in batch.drain(..) {
+            if let Err(error) = encoder.encode(item) {
+                add(&out.counters.dropped, 1);
+                tracing::warn!(%error, lane = ?out.lane, "a message could not be sent");
+            }
+        }
+        let bytes = encoder.segments.len_bytes();
+        tokio::select! {
+            written = stream.write_all_chunks(encoder.segments.finish()) => {
+                if let Err(error) = written {
+                    add(&out.counters.dropped, messages);
+                    return error.into();
+                }
+            }
+            _ = redial.changed() => return Lost::Restarted,
+        }
+        encoder.segments.clear();
+        add(&out.counters.sent, messages);
+        add(&out.counters.sent_bytes, bytes);
+        add(&out.counters.batches, 1);
+        out.caught_up();
+    }
+}
+
+/// What the peer said, if it closed.
+pub(crate) fn refusal(lost: &NotDialled) -> Option<&Closed> {
+    lost.closed.as_ref().filter(|closed| {
+        !matches!(closed.code, CloseCode::Done | CloseCode::Stopping | CloseCode::Superseded)
+    })
+}
