@@ -53,6 +53,12 @@ enum Bench {
     Codec,
     /// Events to many subscribers, beside Bun, ws, tokio-tungstenite and axum
     Feed,
+    /// Appending to a Raft log, beside redb and fjall
+    Log,
+    /// Raft messages, beside protobuf, prost, tokio-util's codec and tonic
+    Wire,
+    /// Committed writes and replicated objects of three nodes, beside etcd
+    Cluster,
     /// All of them
     All,
 }
@@ -97,7 +103,10 @@ fn bench(what: Bench) -> bool {
         Bench::Udp => &["udp"],
         Bench::Codec => &["codec"],
         Bench::Feed => &["feed"],
-        Bench::All => &["lookup", "http", "pool", "packet", "udp", "codec", "feed"],
+        Bench::Log => &["log"],
+        Bench::Wire => &["wire"],
+        Bench::Cluster => &["cluster"],
+        Bench::All => &["lookup", "http", "pool", "packet", "udp", "codec", "feed", "log", "wire", "cluster"],
     };
     let cargo = || Command::new("cargo");
     if bins.contains(&"feed") {
