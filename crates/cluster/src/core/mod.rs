@@ -5,6 +5,7 @@
 mod logger;
 mod reads;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::mem;
 
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use raft::prelude::{
     ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot,
 };
-use raft::{Config, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
+use raft::{Config, ProgressState, RawNode, ReadOnlyOption, SnapshotStatus, StateRole};
 use straightway_wire::raft::{Facts, Lane, Refusal, validate};
 
 use crate::error::ClusterError;
@@ -26,6 +27,8 @@ use reads::Reads;
 pub const ELECTION_TICKS: usize = 10;
 /// Ticks between two heartbeats.
 pub const HEARTBEAT_TICKS: usize = 1;
+/// Ticks after which a snapshot is offered again. Who is fetching it does not mind.
+const OFFER_TICKS: usize = 100;
 /// Most bytes of entries in one append message.
 const MAX_APPEND_BYTES: u64 = 256 << 10;
 /// Append messages under way to one follower.
@@ -133,8 +136,9 @@ pub struct Core {
     storage: RaftStorage,
     leadership: Leadership,
     reads: Reads,
-    /// The last number handed out, and the last reported back.
-    handed: u64,
+    /// Followers that were offered a snapshot, and for how many ticks they have said nothing.
+    offered: BTreeMap<RaftId, usize>,
+    /// The last number that was reported back.
     persisted: u64,
 }
 
@@ -181,7 +185,7 @@ impl Core {
             storage,
             leadership: Leadership::default(),
             reads: Reads::default(),
-            handed: 0,
+            offered: BTreeMap::new(),
             persisted: 0,
         })
     }
@@ -230,6 +234,29 @@ impl Core {
     /// Lets one tick pass.
     pub fn tick(&mut self) {
         self.raw.tick();
+        self.offer_snapshots_again();
+    }
+
+    /// A follower that was offered a snapshot and says nothing may never have heard of it. The library would wait for ever.
+    fn offer_snapshots_again(&mut self) {
+        if !self.is_leader() {
+            return self.offered.clear();
+        }
+        let prs = self.raw.raft.prs();
+        let waiting: Vec<_> = prs
+            .iter()
+            .filter(|(_, pr)| pr.state == ProgressState::Snapshot)
+            .map(|(id, _)| *id)
+            .collect();
+        self.offered.retain(|id, _| waiting.contains(id));
+        for id in waiting {
+            let ticks = self.offered.entry(id).or_insert(0);
+            *ticks += 1;
+            if *ticks >= OFFER_TICKS {
+                *ticks = 0;
+                self.snapshot_failed(id);
+            }
+        }
     }
 
     /// Judges a message that came from `peer` on one of its lanes: what passes cannot make [`Core::step`] panic.
@@ -361,7 +388,6 @@ impl Core {
         }
         let committed = ready.take_committed_entries();
         self.raw.advance_append_async(ready);
-        self.handed = persist.number;
         if persist.is_empty() && self.persisted + 1 == persist.number {
             // Nothing to write and nothing being written: a heartbeat's answer does not wait for the disk's thread.
             output.messages.append(&mut persist.messages);
@@ -387,6 +413,11 @@ impl Core {
             .apply_conf_change(&change)
             .map_err(|error| ClusterError::Raft(error.to_string()))?;
         self.storage.set_conf_state(conf_state.clone());
+        if self.is_leader() && self.raw.raft.prs().get(self.id()).is_none() {
+            // The library goes on leading, and panics when it next looks for its own progress.
+            let current = self.raw.raft.term;
+            self.raw.raft.become_follower(current, 0);
+        }
         Ok(Committed::Members { index, term, conf_state })
     }
 
