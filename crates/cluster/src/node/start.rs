@@ -26,7 +26,7 @@ use super::snapshots::{self, Frozen};
 use super::stop::{Threads, thread};
 use super::tasks::{introduce, receive, refresh_mesh, tell_leader};
 use super::wake::Wake;
-use super::{Cluster, ClusterConfig, Shared, addresses_of, expire, members, rpc};
+use super::{Cluster, ClusterConfig, Shared, Start, addresses_of, expire, members, rpc};
 use crate::catalogue::Catalogue;
 use crate::core::Core;
 use crate::error::ClusterError;
@@ -67,9 +67,25 @@ impl Cluster {
             clear(&config.data_dir)?;
             seeds = enrol(&config, listen, &me, &mut identity).await?;
         }
+        check_ticket(&config, &identity)?;
         let parts = open(&config, &identity)?;
         let plan = Plan { config, listen, me, mesh, identity, seeds, store, observer };
         build(plan, parts).await
+    }
+}
+
+/// A member does not look at the ticket that it once joined by, unless that is plainly not for it.
+fn check_ticket(config: &ClusterConfig, identity: &Identity) -> Result<(), ClusterError> {
+    match (&config.start, identity.record().cluster) {
+        (Start::Join(ticket), Some(cluster)) if ticket.cluster != cluster => {
+            let what = format!(
+                "the data folder {} belongs to a member of cluster {cluster}, the ticket is for cluster {}; give this node another --data-dir to join that, or start it with --cluster",
+                config.data_dir.display(),
+                ticket.cluster
+            );
+            Err(ClusterError::Config { what })
+        }
+        _ => Ok(()),
     }
 }
 
