@@ -7,6 +7,7 @@ use crate::mesh::driver::MeshStats;
 use crate::mesh::{PeerStatus, Reject};
 use crate::net::{LaneStats, Refusal};
 use crate::transfer::TransferStats;
+use straightway_wire::WireSnapshot;
 
 /// A member's numbers at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct Metrics {
     pub mesh_rejected: Vec<(&'static str, u64)>,
     /// What the network refused, by reason.
     pub refused: Vec<(&'static str, u64)>,
+    /// What passed on the lanes, all of them together.
+    pub wire: WireSnapshot,
     /// The other members, by number.
     pub peers: Vec<PeerMetrics>,
 }
@@ -80,17 +83,20 @@ impl Cluster {
         let leadership = shared.progress.leadership();
         let detail = shared.progress.detail();
         let members = shared.catalogue.members();
+        let applied = shared.catalogue.applied().index;
         let now = boot_clock();
         let until = shared.leases.holder.lock().until();
         let remaining = until.map_or(0, |until| until.since(now).as_millis());
         let mesh = shared.mesh.stats();
+        let net = shared.network.stats();
         let rejected = |why: Reject| (why.name(), mesh.rejected.of(why));
         Metrics {
             is_leader: leadership.leader == shared.id,
             has_leader: leadership.leader != 0,
             term: leadership.term,
-            commit_index: detail.commit_index,
-            applied_index: shared.catalogue.applied().index,
+            // Told once a tick; what is applied has been committed.
+            commit_index: detail.commit_index.max(applied),
+            applied_index: applied,
             durable_index: shared.catalogue.durable(),
             objects: shared.catalogue.len() as u64,
             members: members.len() as u64,
@@ -101,7 +107,8 @@ impl Cluster {
             transfers: shared.served.stats(),
             mesh,
             mesh_rejected: Reject::ALL.map(rejected).to_vec(),
-            refused: refused(shared.network.stats().refused),
+            refused: refused(net.refused),
+            wire: net.wire,
             peers: shared.peer_metrics(&members),
         }
     }

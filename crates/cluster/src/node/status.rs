@@ -77,14 +77,16 @@ impl Cluster {
         let remaining = until.map_or(Duration::ZERO, |until| until.since(now));
         let held = shared.gate.may_serve(now).is_ok();
         let members = shared.catalogue.members();
+        let applied = shared.catalogue.applied().index;
         Status {
             cluster: shared.cluster.to_string(),
             node: shared.id,
             name: shared.name.clone(),
             leader: (leadership.leader != 0).then_some(leadership.leader),
             term: leadership.term,
-            commit_index: detail.commit_index,
-            applied_index: shared.catalogue.applied().index,
+            // Told once a tick; what is applied has been committed.
+            commit_index: detail.commit_index.max(applied),
+            applied_index: applied,
             log_first: detail.log_first,
             objects: shared.catalogue.len() as u64,
             lease: LeaseStatus {

@@ -178,7 +178,7 @@ $("purge").onsubmit = async (event) => {
   event.preventDefault();
   const scope = $("purge-scope").value;
   const what = scope === "all" ? { all: true } : { [scope]: $("purge-value").value };
-  if (scope === "all" && !confirm("Purge every object of this node?")) return;
+  if (scope === "all" && !confirm(`Purge every object of this ${members.alone() ? "node" : "cluster"}?`)) return;
   try {
     const { purged, complete } = await ask("/api/purge", "POST", what);
     $("purge-said").textContent = `${number(purged)}${complete === false ? " or more" : ""} purged`;

@@ -24,14 +24,17 @@ export class Members {
     this.turn(this.run);
   }
 
+  alone() {
+    return !this.status?.members.length;
+  }
+
   async turn(run) {
     try {
       if (!document.hidden || !this.status) this.show(await this.ask("/api/cluster"));
     } catch {
       // The feed's state says that the node is gone.
     }
-    const alone = this.status?.members.length === 0;
-    if (run === this.run && !alone) this.timer = setTimeout(() => this.turn(run), PERIOD_MS);
+    if (run === this.run && !(this.status && this.alone())) this.timer = setTimeout(() => this.turn(run), PERIOD_MS);
   }
 
   show(status) {
