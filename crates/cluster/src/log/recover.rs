@@ -15,6 +15,9 @@ use super::volume::Volume;
 use super::{LogOptions, Recovered};
 use crate::error::ClusterError;
 
+/// A stretch of a segment that nothing was written to.
+const UNWRITTEN: [u8; 4096] = [0; 4096];
+
 /// A segment with records.
 #[derive(Debug)]
 pub(super) struct Used {
@@ -199,6 +202,11 @@ impl<'a> Walk<'a> {
         let mut at = from;
         let mut reach = 0;
         while at < data.len() {
+            // What was never written is most of a segment, and holds no record: none has kind 0.
+            if data[at..].first_chunk() == Some(&UNWRITTEN) {
+                at += UNWRITTEN.len();
+                continue;
+            }
             let Some(view) = record::read(data, at, header.salt) else {
                 at += ALIGN;
                 continue;
