@@ -204,7 +204,13 @@ mod tests {
     #[test]
     fn histories_that_are_known_to_be_good() {
         good(&[]);
-        good(&[op(1, 2, NONE), op(3, 4, put(1)), op(5, 6, get(1)), op(7, 8, REMOVE), op(9, 10, NONE)]);
+        good(&[
+            op(1, 2, NONE),
+            op(3, 4, put(1)),
+            op(5, 6, get(1)),
+            op(7, 8, REMOVE),
+            op(9, 10, NONE),
+        ]);
         // Two at a time: either order, as the readers saw it.
         good(&[op(1, 9, put(1)), op(2, 9, put(2)), op(3, 4, get(2)), op(5, 6, get(1))]);
         // Read before its put was answered.
