@@ -114,7 +114,7 @@ pub struct Node {
     data: DataServer,
     admin: AdminServer,
     /// What the cluster's connections run on, beside the network threads.
-    runtime: Option<Runtime>,
+    runtime: Option<ClusterRuntime>,
 }
 
 impl Node {
@@ -144,7 +144,7 @@ impl Node {
             let config = cluster_config(&settings, cluster, &data_addresses, acceptor.is_some());
             observer.open(&cache);
             let starting = member(config, cache.clone(), observer);
-            let started = runtime.spawn(starting).await;
+            let started = runtime.handle().spawn(starting).await;
             joined = Some(started.map_err(|_| NodeError::Expelled {
                 reason: "could not start its part of the cluster".to_owned(),
             })??);
@@ -204,9 +204,7 @@ impl Node {
         if let Some(cluster) = self.state.cluster() {
             cluster.stop().await;
         }
-        if let Some(runtime) = self.runtime {
-            runtime.shutdown_background();
-        }
+        drop(self.runtime);
         let state = self.state.clone();
         // Subscribers are told to come back; that takes a second at most.
         drop(tokio::task::spawn_blocking(move || state.feed.stop()).await);
@@ -250,12 +248,34 @@ const TICKET_LIFETIME: Duration = Duration::from_hours(1);
 /// Threads for the cluster's connections.
 const CLUSTER_THREADS: usize = 2;
 
-fn cluster_runtime() -> Result<Runtime, NodeError> {
+/// A runtime that may be dropped within another one, as happens when a node cannot start: what runs on it is let go.
+#[derive(Debug)]
+struct ClusterRuntime(Option<Runtime>, tokio::runtime::Handle);
+
+impl ClusterRuntime {
+    fn handle(&self) -> &tokio::runtime::Handle {
+        &self.1
+    }
+}
+
+impl Drop for ClusterRuntime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn cluster_runtime() -> Result<ClusterRuntime, NodeError> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CLUSTER_THREADS)
         .thread_name("cluster")
         .enable_all()
         .build()
+        .map(|runtime| {
+            let handle = runtime.handle().clone();
+            ClusterRuntime(Some(runtime), handle)
+        })
         .map_err(|source| NodeError::System { what: "threads for the cluster", source })
 }
 

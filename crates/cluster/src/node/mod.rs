@@ -5,6 +5,7 @@ mod config;
 mod disk;
 mod drive;
 mod enrol;
+mod estranged;
 mod expire;
 mod fetch;
 mod holdings;
@@ -44,6 +45,7 @@ pub use objects::PutOutcome;
 pub use permit::Consistency;
 pub use status::{LeaseStatus, MemberStatus, Status};
 
+use self::estranged::Estranged;
 use self::fetch::Fetches;
 use self::holdings::Holdings;
 use self::inbox::Letterbox;
@@ -85,6 +87,7 @@ pub(crate) struct Shared {
     gate: Arc<LeaseGate>,
     holdings: Holdings,
     fetches: Fetches,
+    estranged: Estranged,
     /// Why the node has stopped, once it has.
     failed: watch::Sender<Option<String>>,
     threads: Mutex<Option<stop::Threads>>,

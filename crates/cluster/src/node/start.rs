@@ -14,6 +14,7 @@ use super::drive::{Driver, State, members_of};
 use super::enrol::{
     CATALOGUE, LOG, Me, advertised, clear, enrol, listen_address, mesh_addresses, mesh_socket,
 };
+use super::estranged::Estranged;
 use super::fetch::Fetches;
 use super::holdings::{self, Holdings};
 use super::inbox;
@@ -275,6 +276,7 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
         gate,
         holdings,
         fetches: Fetches::default(),
+        estranged: Estranged::default(),
         failed: watch::Sender::new(None),
         threads: Mutex::new(None),
         _identity: identity,

@@ -65,13 +65,15 @@ fn full(error: &dyn std::error::Error) -> String {
 
 impl Shared {
     /// A peer does not talk to this node.
-    pub(super) fn refused_by(&self, peer: RaftId, code: CloseCode, reason: &str) {
+    pub(super) fn refused_by(self: &Arc<Self>, peer: RaftId, code: CloseCode, reason: &str) {
         tracing::warn!(peer, ?code, reason, "a member refuses this node");
-        if code == CloseCode::Removed {
-            self.fail(
+        match code {
+            CloseCode::Removed => self.fail(
                 "has been removed from the cluster; empty its data folder and let it join again"
                     .to_owned(),
-            );
+            ),
+            CloseCode::NotAMember => self.estranged(peer),
+            _ => {}
         }
     }
 

@@ -24,7 +24,8 @@ pub(super) async fn receive(shared: Weak<Shared>, mut inbound: mpsc::Receiver<In
     while let Some(what) = inbound.recv().await {
         let Some(shared) = shared.upgrade() else { return };
         match what {
-            Inbound::Raft { lane, mut message, frame_bytes, held, .. } => {
+            Inbound::Raft { peer, lane, mut message, frame_bytes, held } => {
+                shared.estranged.heard(peer);
                 detach(message.mut_entries(), frame_bytes);
                 let mut arrived = Arrived::Raft { lane, message, held };
                 while let Err(back) = shared.letterbox.arrived(arrived, frame_bytes) {
