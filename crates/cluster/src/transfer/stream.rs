@@ -1,4 +1,6 @@
 //! The two directions of a transfer's stream. Whatever makes no progress for too long is given up.
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -184,8 +186,15 @@ impl Sender {
         Ok(self.seq)
     }
 
-    /// Waits as long as it takes, and tells the receiver meanwhile that there is more to come.
+    /// Waits as long as it takes, and tells the receiver meanwhile that there is more to come. What is written already leaves
+    /// before any wait.
     async fn wait_for<T>(&mut self, mut future: BoxFuture<'_, T>) -> Result<T, ClusterError> {
+        if let Poll::Ready(done) =
+            poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
+        {
+            return Ok(done);
+        }
+        self.flush().await?;
         loop {
             if let Ok(done) = tokio::time::timeout(ALIVE, &mut future).await {
                 return Ok(done);
@@ -207,6 +216,7 @@ impl Sender {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break,
                 Err(error) => {
+                    self.flush().await?;
                     let seq = self.next_seq()?;
                     encode_end(&mut self.out, seq, true)?;
                     self.flush().await?;
