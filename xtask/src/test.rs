@@ -226,7 +226,8 @@ fn packages(tally: &mut Tally, _slow: bool) {
 
 fn tests(tally: &mut Tally, slow: bool) {
     let environment: &[(&str, &str)] = if slow { &[("STRAIGHTWAY_SLOW", "1")] } else { &[] };
-    // The program that tests start and kill is built with them, by the same features: not everything twice. The models are built for loom, in a step of their own.
+    // The program that tests start and kill is built with them, by the same features: not everything twice.
+    // The models are built for loom, in a step of their own.
     let which = ["--workspace", "--all-features", "--exclude", "models", "--no-fail-fast"];
     // Both runners are asked to show what passing tests print: the SKIP lines are among it.
     if answers("cargo-nextest", "--version").is_some() {
