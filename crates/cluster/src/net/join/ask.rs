@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 
 use data_encoding::HEXLOWER;
 use iroh::{Endpoint, SecretKey};
-use straightway_wire::MessageType;
+use straightway_wire::RequestIds;
 
-use super::wire::{Answer, Asked, invalid, proof, read, understood, write};
+use super::wire::{self, Answer, Asked, invalid, proof, understood};
 use super::{AGREEING, JoinAnswer, JoinRefusal, JoinRole, Joiner};
 use crate::error::ClusterError;
 use crate::ids::NodeKey;
@@ -97,10 +97,12 @@ async fn ask(
         let reason = closed.map_or_else(|| error.to_string(), |closed| closed.reason);
         ClusterError::Unreachable { peer: 0, reason }
     };
-    let (mut send, receive) = connection.open_bi().await.map_err(|error| lost(&error))?;
-    write(&mut send, MessageType::Request, &asked).await.map_err(|error| lost(&error))?;
+    let (mut send, mut receive) = connection.open_bi().await.map_err(|error| lost(&error))?;
+    let id = RequestIds::new()?.next_id();
+    wire::ask(&mut send, id, &asked).await.map_err(|error| lost(&error))?;
     send.finish().map_err(|error| lost(&error))?;
-    let answer = read(receive, MessageType::Response).await.map_err(|error| lost(&error))?;
+    let answer = wire::answer(&mut receive, id, limits.hello).await;
+    let answer = answer.map_err(|error| lost(&error))?;
     connection.close(CloseCode::Done.var_int(), b"");
     Ok(answer)
 }

@@ -1,12 +1,13 @@
 //! The member's side.
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use iroh::endpoint::{Connection, SendStream, VarInt};
-use straightway_wire::MessageType;
+use straightway_wire::RequestId;
 
-use super::wire::{Answer, Asked, answered, invalid, proof, read, write};
+use super::wire::{self, Answer, Asked, answered, invalid, proof};
 use super::{
     AGREEING, JoinAnswer, JoinRefusal, JoinRequest, JoinRole, Joiner, MAX_ADDRESSES, MAX_TEXT,
     TicketId,
@@ -26,9 +27,10 @@ pub(crate) async fn serve(
     shaking: Shaking,
 ) {
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(1));
-    let asked = tokio::time::timeout(shared.limits.hello, asked(&connection)).await;
+    let step = shared.limits.hello;
+    let asked = tokio::time::timeout(step, asked(&connection, step)).await;
     let close = |code: CloseCode| connection.close(code.var_int(), code.to_string().as_bytes());
-    let (mut send, asked) = match asked {
+    let (mut send, id, asked) = match asked {
         Ok(Ok(asked)) => asked,
         Ok(Err(error)) => {
             shared.refusals.count(Refusal::Ticket, format_args!("{address}: {error}"));
@@ -53,7 +55,7 @@ pub(crate) async fn serve(
         }
     };
     let told = async {
-        write(&mut send, MessageType::Response, &answer).await?;
+        wire::tell(&mut send, id, &answer).await?;
         send.finish().map_err(|error| invalid(&error))?;
         // The joiner closes once it has read it: closing from here could overtake the answer.
         connection.closed().await;
@@ -64,10 +66,13 @@ pub(crate) async fn serve(
     }
 }
 
-async fn asked(connection: &Connection) -> Result<(SendStream, Asked), ClusterError> {
-    let (send, receive) = connection.accept_bi().await.map_err(|error| invalid(&error))?;
-    let asked = read(receive, MessageType::Request).await?;
-    Ok((send, asked))
+async fn asked(
+    connection: &Connection,
+    step: Duration,
+) -> Result<(SendStream, RequestId, Asked), ClusterError> {
+    let (send, mut receive) = connection.accept_bi().await.map_err(|error| invalid(&error))?;
+    let (id, asked) = wire::asked(&mut receive, step).await?;
+    Ok((send, id, asked))
 }
 
 /// Checks what was asked, and lets the node decide.
