@@ -142,7 +142,9 @@ mod tests {
     #[test]
     fn ranges_go_from_one_power_of_two_to_the_next() {
         let mut latencies = Latencies::default();
-        [0, 1, 5, 7, 20].into_iter().for_each(|ns| latencies.note(ns));
+        for ns in [0, 1, 5, 7, 20] {
+            latencies.note(ns);
+        }
         assert_eq!(latencies.histogram(), [(1, 2), (2, 0), (4, 2), (8, 0), (16, 1)]);
     }
 
@@ -156,7 +158,9 @@ mod tests {
             let (left, right) = times.split_at(split.index(times.len()));
             let count = |times: &[u64]| {
                 let mut latencies = Latencies::default();
-                times.iter().for_each(|ns| latencies.note(*ns));
+                for ns in &times {
+                    latencies.note(*ns);
+                }
                 latencies
             };
             let mut latencies = count(left);
