@@ -70,7 +70,7 @@ pub struct Persist {
     pub snapshot: Option<Snapshot>,
     /// Entries to append; the first may replace a tail.
     pub entries: Vec<Entry>,
-    /// Term, vote and commit, if term or vote changed.
+    /// Term, vote and commit: whenever anything is written.
     pub hard_state: Option<HardState>,
     /// What may be sent only afterwards.
     pub messages: Vec<Message>,
@@ -355,7 +355,10 @@ impl Core {
     /// What is to be done now.
     pub fn poll(&mut self) -> Result<Output, ClusterError> {
         let mut output = Output::default();
-        if let Some(context) = self.reads.begin() {
+        // Asked for by a leader that is none any more, they fail below; the library would ask the new one.
+        if self.is_leader()
+            && let Some(context) = self.reads.begin()
+        {
             self.raw.read_index(context);
         }
         while self.raw.has_ready() {
@@ -386,10 +389,12 @@ impl Core {
         }
         if let Some(hard_state) = ready.hs() {
             self.storage.set_hard_state(hard_state.clone());
-            // A commit index alone is learnt again from the leader.
-            if ready.must_sync() {
-                persist.hard_state = Some(hard_state.clone());
-            }
+        }
+        // A commit index alone is not worth a write. But it goes along with every write, changed or not: what follows on a
+        // change of members may be counted by the new members, and so may not be on this disk without word that the change is
+        // committed. A voter that started again without it would stand for election among the old ones.
+        if ready.must_sync() {
+            persist.hard_state = Some(self.storage.hard_state());
         }
         let committed = ready.take_committed_entries();
         self.raw.advance_append_async(ready);
