@@ -3,9 +3,9 @@ use bytes::Bytes;
 
 use crate::crc::crc32c;
 use crate::error::WireError;
-use crate::header::{MessageHeader, RequestId, StreamRole};
+use crate::header::{MessageHeader, RequestId, StreamRole, fill, has_sum, seal};
 use crate::kind::MessageType;
-use crate::limits::{CHUNK_BYTES, Limits, MAX_HEADER_SIZE, MAX_MAX_MESSAGE};
+use crate::limits::{CHUNK_BYTES, Limits, MAX_MAX_MESSAGE};
 use crate::segments::{Mark, Segments};
 
 /// A message as it is on the wire: the form of the real path, cheap to clone and to take apart.
@@ -32,16 +32,13 @@ impl Frame {
 pub struct FrameMark {
     start: Mark,
     payload: Mark,
-    header: MessageHeader,
 }
 
 /// Writes a header; whatever is put into `out` until [`end_frame`] is its payload.
 pub fn begin_frame(out: &mut Segments, header: &MessageHeader) -> FrameMark {
     let start = out.mark();
-    let mut bytes = [0; MAX_HEADER_SIZE];
-    let len = header.encode(&mut bytes);
-    out.put_slice(&bytes[..len]);
-    FrameMark { start, payload: out.mark(), header: *header }
+    header.put(out);
+    FrameMark { start, payload: out.mark() }
 }
 
 /// Fills in length and sums.
@@ -51,17 +48,16 @@ pub fn begin_frame(out: &mut Segments, header: &MessageHeader) -> FrameMark {
 /// it was then.
 #[expect(clippy::needless_pass_by_value, reason = "a frame ends once")]
 pub fn end_frame(out: &mut Segments, mark: FrameMark) -> Result<(), WireError> {
-    let FrameMark { start, payload, mut header } = mark;
-    let len = out.len_since(payload);
-    header.payload_len = payload_len(len).inspect_err(|_| out.truncate(start))?;
-    header.payload_crc = header.payload_crc.map(|_| out.crc_since(payload));
-    let mut bytes = [0; MAX_HEADER_SIZE];
-    let len = header.encode(&mut bytes);
-    if out.patch(start, 0, &bytes[..len]) {
-        return Ok(());
-    }
-    let reason = "its list was finished or cleared before it was ended".to_owned();
-    Err(WireError::Invalid { what: "a frame", reason })
+    let FrameMark { start, payload } = mark;
+    let len = payload_len(out.len_since(payload)).inspect_err(|_| out.truncate(start))?;
+    let lost = || {
+        let reason = "its list was finished or cleared before it was ended".to_owned();
+        WireError::Invalid { what: "a frame", reason }
+    };
+    let summed = out.heads_between(start, payload).is_some_and(|header| has_sum(header));
+    let sum = if summed { out.crc_since(payload) } else { 0 };
+    fill(out.heads_between(start, payload).ok_or_else(lost)?, len, sum);
+    Ok(())
 }
 
 /// Writes a whole frame; the payload by reference if it is long enough. Length and sum are filled in.
@@ -96,9 +92,11 @@ fn put_header(out: &mut Segments, header: &MessageHeader, payload: &[u8]) -> Res
     let mut header = *header;
     header.payload_len = payload_len(payload.len())?;
     header.payload_crc = header.payload_crc.map(|_| crc32c(payload));
-    let mut bytes = [0; MAX_HEADER_SIZE];
-    let len = header.encode(&mut bytes);
-    out.put_slice(&bytes[..len]);
+    let start = out.mark();
+    header.put(out);
+    if let Some(header) = out.heads_between(start, out.mark()) {
+        seal(header);
+    }
     Ok(())
 }
 

@@ -5,6 +5,8 @@ use straightway_buffer::{Reason, count_copied};
 
 use crate::limits::CHUNK_BYTES;
 
+/// A message of at most two chunks is allocated at once: one that is a little longer than a chunk is not moved.
+const WHOLE_BYTES: usize = 2 * CHUNK_BYTES;
 /// How much more than what has arrived may be allocated, beyond the first [`CHUNK_BYTES`]. Twice would commit less, and
 /// move the bytes more often.
 const GROWTH: usize = 4;
@@ -71,7 +73,8 @@ impl Gather {
         if needed <= self.bytes.capacity() {
             return;
         }
-        let next = CHUNK_BYTES.max(len.saturating_mul(GROWTH)).max(needed).min(self.total);
+        let first = if self.total <= WHOLE_BYTES { self.total } else { CHUNK_BYTES };
+        let next = first.max(len.saturating_mul(GROWTH)).max(needed).min(self.total);
         self.bytes.reserve_exact(next - len);
         self.count(len);
     }

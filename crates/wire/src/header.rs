@@ -13,6 +13,7 @@ use crate::error::WireError;
 pub use crate::fields::{Compressed, Compression, StreamPart, StreamRole, TraceContext};
 use crate::kind::MessageType;
 use crate::limits::MAX_HEADER_SIZE;
+use crate::segments::Segments;
 
 /// First byte of every frame: `S`.
 pub const MAGIC: u8 = 0x53;
@@ -101,6 +102,34 @@ impl MessageHeader {
 
     /// Writes the header, and answers with its length.
     pub fn encode(&self, into: &mut [u8; MAX_HEADER_SIZE]) -> usize {
+        let len = self.write(into);
+        seal(&mut into[..len]);
+        len
+    }
+
+    /// Appends the header, its own sum still 0.
+    pub(crate) fn put(&self, out: &mut Segments) {
+        let (id, trace, deadline) = (self.request_id, self.trace, self.deadline_ms);
+        if let (None, None, None, None, None) = (id, trace, deadline, self.compressed, self.stream)
+        {
+            return out.put_slice(&self.fixed(MIN_HEADER_SIZE, 0));
+        }
+        let mut bytes = [0; MAX_HEADER_SIZE];
+        let len = self.write(&mut bytes);
+        out.put_slice(&bytes[..len]);
+    }
+
+    /// What every header begins with.
+    fn fixed(&self, len: usize, flags: u8) -> [u8; MIN_HEADER_SIZE] {
+        let (flags, sum) = self.payload_crc.map_or((flags, 0), |sum| (flags | FLAG_SUM, sum));
+        let mut fixed = [0; MIN_HEADER_SIZE];
+        fixed[..4].copy_from_slice(&[MAGIC, narrow(len), self.msg_type as u8, flags]);
+        fixed[4..8].copy_from_slice(&self.payload_len.to_le_bytes());
+        fixed[12..].copy_from_slice(&sum.to_le_bytes());
+        fixed
+    }
+
+    fn write(&self, into: &mut [u8; MAX_HEADER_SIZE]) -> usize {
         let mut writer = Writer { bytes: into, at: MIN_HEADER_SIZE };
         let mut flags = 0;
         if let Some(id) = &self.request_id {
@@ -129,15 +158,7 @@ impl MessageHeader {
             writer.field(TAG_DEADLINE, &[&ms.to_le_bytes()]);
         }
         let len = writer.at;
-        if self.payload_crc.is_some() {
-            flags |= FLAG_SUM;
-        }
-        into[..4].copy_from_slice(&[MAGIC, narrow(len), self.msg_type as u8, flags]);
-        into[4..8].copy_from_slice(&self.payload_len.to_le_bytes());
-        into[8..12].fill(0);
-        into[12..16].copy_from_slice(&self.payload_crc.unwrap_or(0).to_le_bytes());
-        let sum = crc32c(&into[..len]);
-        into[8..12].copy_from_slice(&sum.to_le_bytes());
+        into[..MIN_HEADER_SIZE].copy_from_slice(&self.fixed(len, flags));
         len
     }
 
@@ -187,25 +208,34 @@ impl MessageHeader {
             header.request_id = Some(*id);
             fields = rest;
         }
+        header.fields(fields, flags)?;
+        Ok(header)
+    }
+
+    fn fields(&mut self, mut fields: &[u8], flags: u8) -> Result<(), WireError> {
+        let whole = flags & (FLAG_COMPRESSED | FLAG_CHUNKED) == 0 && !self.msg_type.is_part();
+        if whole && fields.is_empty() {
+            return Ok(());
+        }
         let mut parts = Parts::default();
         while let [tag, len, rest @ ..] = fields {
             let (value, rest) = rest
                 .split_at_checked(usize::from(*len))
                 .ok_or(WireError::Tlv { tag: *tag, reason: "ends beyond the header" })?;
-            header.field(&mut parts, *tag, value)?;
+            self.field(&mut parts, *tag, value)?;
             fields = rest;
         }
         if let [tag] = fields {
             return Err(WireError::Tlv { tag: *tag, reason: "has no length" });
         }
-        header.stream = parts.stream(msg_type)?;
-        if header.compressed.is_some() != (flags & FLAG_COMPRESSED != 0) {
+        self.stream = parts.stream(self.msg_type)?;
+        if self.compressed.is_some() != (flags & FLAG_COMPRESSED != 0) {
             return Err(WireError::Tlv { tag: TAG_COMPRESSED, reason: "contradicts the flags" });
         }
-        if header.stream.is_some() != (flags & FLAG_CHUNKED != 0) {
+        if self.stream.is_some() != (flags & FLAG_CHUNKED != 0) {
             return Err(WireError::Tlv { tag: TAG_STREAM, reason: "contradicts the flags" });
         }
-        Ok(header)
+        Ok(())
     }
 
     fn field(&mut self, parts: &mut Parts, tag: u8, value: &[u8]) -> Result<(), WireError> {
@@ -283,8 +313,34 @@ fn once<T>(tag: u8, place: &mut Option<T>, value: T) -> Result<(), WireError> {
     }
 }
 
+/// Whether a written header announces a sum of its payload.
+pub(crate) fn has_sum(header: &[u8]) -> bool {
+    header.get(3).is_some_and(|flags| flags & FLAG_SUM != 0)
+}
+
+/// Fills the payload's length and sum into a written header, and the header's own sum.
+pub(crate) fn fill(header: &mut [u8], payload_len: u32, payload_crc: u32) {
+    if let Some(fixed) = header.first_chunk_mut::<MIN_HEADER_SIZE>() {
+        fixed[4..8].copy_from_slice(&payload_len.to_le_bytes());
+        fixed[12..].copy_from_slice(&payload_crc.to_le_bytes());
+        seal(header);
+    }
+}
+
+/// Fills the sum of a written header into it, where there is 0.
+pub(crate) fn seal(header: &mut [u8]) {
+    let sum = crc32c(header);
+    if let Some(place) = header.get_mut(8..12) {
+        place.copy_from_slice(&sum.to_le_bytes());
+    }
+}
+
 /// CRC-32C of a header of at least 16 bytes as if its own field were 0.
 fn header_sum(header: &[u8]) -> u32 {
+    if let Ok(mut fixed) = <[u8; MIN_HEADER_SIZE]>::try_from(header) {
+        fixed[8..12].fill(0);
+        return crc32c(&fixed);
+    }
     let mut copy = [0; MAX_HEADER_SIZE];
     let len = header.len().min(MAX_HEADER_SIZE);
     copy[..len].copy_from_slice(&header[..len]);

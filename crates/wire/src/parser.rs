@@ -138,6 +138,7 @@ impl FrameParser {
     }
 
     /// As [`FrameParser::next_frame`]; with an assembler, parts of chunked messages go there.
+    #[inline]
     pub(crate) fn advance(
         &mut self,
         assembler: Option<&mut Assembler>,
@@ -156,7 +157,7 @@ impl FrameParser {
                 State::Header { .. } => {
                     let Some(header) = self.header()? else { return Ok(None) };
                     check_len(&header, &self.limits)?;
-                    let frame = match (assembler.as_deref_mut(), header.stream) {
+                    match (assembler.as_deref_mut(), header.stream) {
                         (Some(assembler), Some(part)) => {
                             if part.role == StreamRole::Chunk {
                                 let from = assembler.chunk(part, header.payload_len as usize)?;
@@ -169,12 +170,16 @@ impl FrameParser {
                             } else {
                                 self.count_frame();
                             }
-                            None
                         }
-                        _ => self.payload(header)?,
-                    };
-                    if frame.is_some() {
-                        return Ok(frame);
+                        _ if header.payload_len as usize <= self.current.len() => {
+                            self.stats.sliced += 1;
+                            let payload = self.take(header.payload_len as usize);
+                            return self.complete(header, payload);
+                        }
+                        _ => {
+                            let gather = Gather::new(header.payload_len as usize);
+                            self.state = State::Payload { header, gather };
+                        }
                     }
                 }
                 State::Payload { header, gather } => {
@@ -193,7 +198,7 @@ impl FrameParser {
                     if let State::Payload { gather, .. } =
                         std::mem::replace(&mut self.state, State::START)
                     {
-                        return self.complete(header, gather.finish()).map(Some);
+                        return self.complete(header, gather.finish());
                     }
                 }
                 State::Chunk { header, from, left } => {
@@ -221,6 +226,7 @@ impl FrameParser {
     }
 
     /// The next header, if it is there.
+    #[inline]
     fn header(&mut self) -> Result<Option<MessageHeader>, WireError> {
         let State::Header { bytes, have } = &mut self.state else { return Ok(None) };
         if *have == 0 {
@@ -228,7 +234,9 @@ impl FrameParser {
             let whole = MessageHeader::peek_len(&self.current)?;
             if let Some(len) = whole.filter(|len| *len <= self.current.len()) {
                 let header = MessageHeader::decode(&self.current)?;
-                self.take(len);
+                self.current.advance(len);
+                self.queued -= len;
+                refill(&mut self.current, &mut self.queue);
                 return Ok(Some(header));
             }
         }
@@ -252,22 +260,15 @@ impl FrameParser {
         }
     }
 
-    /// The frame, if its payload lies within one piece.
-    fn payload(&mut self, header: MessageHeader) -> Result<Option<Frame>, WireError> {
-        let len = header.payload_len as usize;
-        if len > self.current.len() {
-            self.state = State::Payload { header, gather: Gather::new(len) };
-            return Ok(None);
-        }
-        self.stats.sliced += 1;
-        let payload = self.take(len);
-        self.complete(header, payload).map(Some)
-    }
-
-    fn complete(&mut self, header: MessageHeader, payload: Bytes) -> Result<Frame, WireError> {
+    #[inline]
+    fn complete(
+        &mut self,
+        header: MessageHeader,
+        payload: Bytes,
+    ) -> Result<Option<Frame>, WireError> {
         verify(&header, &payload)?;
         self.count_frame();
-        Ok(Frame { header, payload })
+        Ok(Some(Frame { header, payload }))
     }
 
     fn count_frame(&mut self) {
@@ -275,6 +276,7 @@ impl FrameParser {
     }
 
     /// Splits off what the current piece is known to have.
+    #[inline]
     fn take(&mut self, len: usize) -> Bytes {
         let taken = self.current.split_to(len);
         self.queued -= len;
@@ -293,6 +295,7 @@ impl FrameParser {
 }
 
 /// The next piece, when the current one is used up.
+#[inline]
 fn refill(current: &mut Bytes, queue: &mut VecDeque<Bytes>) {
     if current.is_empty() {
         *current = queue.pop_front().unwrap_or_default();

@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use bytes::{BufMut, Bytes, BytesMut};
 use straightway_buffer::{Reason, count_copied};
 
-use crate::crc::Crc32c;
+use crate::crc::{Crc32c, crc32c};
 
 /// From how many bytes on a part goes by reference into a `writev`: below, the copy is cheaper than another slice.
 pub const CUT: usize = 512;
@@ -13,7 +13,7 @@ pub const QUIC_CUT: usize = 1453;
 /// Room for heads that is made at once, and kept.
 const HEAD_BYTES: usize = 4 << 10;
 /// A buffer of heads that has grown beyond this is given up by [`Segments::clear`].
-const HEAD_BYTES_KEPT: usize = 256 << 10;
+const HEAD_BYTES_KEPT: usize = 512 << 10;
 
 /// A place in [`Segments`], to measure or to write over what follows it. Void after [`Segments::finish`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +79,7 @@ impl Segments {
     }
 
     /// Appends small bytes that were made for this: lengths, tags, headers.
+    #[inline]
     pub fn put_slice(&mut self, bytes: &[u8]) {
         self.room(bytes.len()).put_slice(bytes);
         self.len += bytes.len();
@@ -152,6 +153,9 @@ impl Segments {
 
     /// CRC-32C of the bytes put in since `mark`.
     pub fn crc_since(&self, mark: Mark) -> u32 {
+        if self.large.len() <= mark.large {
+            return crc32c(self.head.get(mark.head..).unwrap_or_default());
+        }
         let mut sum = Crc32c::default();
         self.visit_since(mark, |part| sum.update(part));
         sum.sum()
@@ -165,6 +169,11 @@ impl Segments {
         let Some(place) = range.and_then(|range| self.head.get_mut(range)) else { return false };
         place.copy_from_slice(bytes);
         true
+    }
+
+    /// The heads between two places.
+    pub(crate) fn heads_between(&mut self, from: Mark, to: Mark) -> Option<&mut [u8]> {
+        self.head.get_mut(from.head..to.head)
     }
 
     /// Takes back everything that was put in since `mark`.
@@ -209,6 +218,7 @@ impl Segments {
     }
 
     /// Room for `len` more bytes of heads.
+    #[inline]
     fn room(&mut self, len: usize) -> &mut BytesMut {
         if self.head.is_empty() {
             // Comes back from the last use, or is made.

@@ -360,7 +360,11 @@ impl MessageParser {
     /// Whatever can be wrong with a frame or with the order of chunks, and from then on [`WireError::Failed`].
     pub fn next_message(&mut self) -> Result<Option<Frame>, WireError> {
         // What was half-way is of no use after an error.
-        self.frames.advance(Some(&mut self.assembler)).inspect_err(|_| self.assembler.clear())
+        let outcome = self.frames.advance(Some(&mut self.assembler));
+        if outcome.is_err() {
+            self.assembler.clear();
+        }
+        outcome
     }
 
     /// Bytes that were fed and not taken yet.

@@ -31,8 +31,9 @@ impl<R: AsyncRead + Unpin> MessageReader<R> {
     pub async fn next(&mut self) -> Result<Option<Frame>, WireError> {
         const STEP: &str = "reading messages";
         loop {
-            if let Some(message) = self.parser.next_message()? {
-                return Ok(Some(message));
+            match self.parser.next_message() {
+                Ok(None) => {}
+                outcome => return outcome,
             }
             if self.buffer.capacity() < CHUNK_BYTES / 8 {
                 self.buffer.reserve(CHUNK_BYTES);
