@@ -31,11 +31,24 @@ pub trait RaftSink: Send + Sync {
     /// # Errors
     /// [`WireError::Full`]: there is no room, and Raft will send again. Anything else: the message is refused for good.
     fn deliver(&self, from: u64, message: Frame) -> Result<(), WireError>;
+
+    /// As [`RaftSink::deliver`], for sinks whose reader waits for room and with it the peer: where there is none, the
+    /// message comes back ([`Event::Busy`]) and is not dropped.
+    ///
+    /// # Errors
+    /// As [`RaftSink::deliver`].
+    fn offer(&self, from: u64, message: Frame) -> Result<Option<Frame>, WireError> {
+        self.deliver(from, message).map(|()| None)
+    }
 }
 
 impl<T: RaftSink + ?Sized> RaftSink for Arc<T> {
     fn deliver(&self, from: u64, message: Frame) -> Result<(), WireError> {
         T::deliver(self, from, message)
+    }
+
+    fn offer(&self, from: u64, message: Frame) -> Result<Option<Frame>, WireError> {
+        T::offer(self, from, message)
     }
 }
 
@@ -109,6 +122,8 @@ pub enum Event {
     PeerError(Notice),
     /// A Raft message found no room.
     Dropped,
+    /// A Raft message for which the sink has no room yet: its reader is to read nothing more until there is.
+    Busy(Frame),
     /// A Raft message that is refused for what it says.
     Refused(WireError),
     /// An answer that nobody waits for (any more).
@@ -179,8 +194,9 @@ impl<S: RaftSink, R: RpcService> RaftProtocolHandler<S, R> {
     }
 
     fn raft(&self, from: u64, message: Frame) -> Option<Event> {
-        match self.sink.deliver(from, message) {
-            Ok(()) => None,
+        match self.sink.offer(from, message) {
+            Ok(None) => None,
+            Ok(Some(message)) => Some(Event::Busy(message)),
             Err(WireError::Full { .. }) => {
                 self.metrics.dropped();
                 Some(Event::Dropped)

@@ -9,9 +9,9 @@ use raft::prelude::{Entry, Message, MessageType as RaftType};
 use straightway_wire::raft::serialize_raft_message_fast;
 use straightway_wire::{
     ERROR_NO_ID, ERROR_PAYLOAD, Event, Frame, Hello, Limits, MessageHeader, MessageParser,
-    MessageType, Notice, Pending, RaftProtocolHandler, RequestIds, Ring, RpcReply, RpcRequestView,
-    RpcService, Segments, Ticket, WireError, WireMetrics, encode_close, encode_error, encode_frame,
-    encode_hello, encode_request, encode_response,
+    MessageType, Notice, Pending, RaftProtocolHandler, RaftSink, RequestIds, Ring, RpcReply,
+    RpcRequestView, RpcService, Segments, Ticket, WireError, WireMetrics, encode_close,
+    encode_error, encode_frame, encode_hello, encode_request, encode_response,
 };
 
 /// Answers `echo` at once, keeps `later`, and has too much to say about `long`.
@@ -184,6 +184,39 @@ fn append(len: usize) -> Message {
     message.set_msg_type(RaftType::MsgAppend);
     message.set_entries(vec![entry].into());
     message
+}
+
+/// Has room for so many.
+struct Waits(std::sync::atomic::AtomicUsize);
+
+impl RaftSink for Waits {
+    fn deliver(&self, from: u64, message: Frame) -> Result<(), WireError> {
+        let full = |_| WireError::Full { what: "the test" };
+        self.offer(from, message)?.map_or(Ok(()), |message| Err(full(message)))
+    }
+
+    fn offer(&self, _: u64, message: Frame) -> Result<Option<Frame>, WireError> {
+        use std::sync::atomic::Ordering::Relaxed;
+        let taken = self.0.fetch_update(Relaxed, Relaxed, |room| room.checked_sub(1));
+        Ok(taken.is_err().then_some(message))
+    }
+}
+
+#[test]
+fn a_sink_that_waits_gets_its_message_back() {
+    let metrics = Arc::new(WireMetrics::default());
+    let (sink, service) = (Arc::new(Waits(1.into())), Arc::new(Service::default()));
+    let (pending, counts) = (Pending::new(1), Arc::clone(&metrics));
+    let handler = RaftProtocolHandler::new(sink, service, pending, 1, counts);
+    let payload = serialize_raft_message_fast(&append(5000)).expect("written");
+    let message = Frame::new(MessageType::RaftMessage, None, payload.clone());
+    let mut out = Segments::default();
+    let mut handle =
+        |message| handler.process_message_zero_copy(3, message, &mut out).expect("sound");
+    assert!(handle(message.clone()).is_none());
+    let Some(Event::Busy(back)) = handle(message) else { panic!("no room was there") };
+    assert_eq!((back.payload.as_ptr(), back.payload.len()), (payload.as_ptr(), payload.len()));
+    assert_eq!((metrics.snapshot().dropped, metrics.snapshot().received.direct), (0, 2));
 }
 
 #[test]
