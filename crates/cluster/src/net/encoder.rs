@@ -2,7 +2,7 @@
 use raft::prelude::Message;
 use straightway_wire::raft::{encoded_len, serialize_raft_message_vectored};
 use straightway_wire::{
-    ChunkWriter, LARGE_MESSAGE_THRESHOLD, MessageHeader, MessageType, QUIC_CUT, Segments,
+    ChunkWriter, LARGE_MESSAGE_THRESHOLD, MessageHeader, MessageType, QUIC_CUT, RpcReply, Segments,
     WireError, begin_frame, encode_request, encode_response, end_frame,
 };
 
@@ -27,8 +27,8 @@ impl Encoder {
         Self { segments: segments(), long: segments(), stream: 0, most: most as usize }
     }
 
-    /// Appends a message, or leaves everything as it was.
-    pub(crate) fn encode(&mut self, item: Outgoing) -> Result<(), WireError> {
+    /// Appends a message, and answers with its payload's length; or leaves everything as it was.
+    pub(crate) fn encode(&mut self, item: Outgoing) -> Result<usize, WireError> {
         let start = self.segments.mark();
         let encoded = match item {
             Outgoing::Raft(message) => self.raft(&message),
@@ -36,9 +36,22 @@ impl Encoder {
                 let header = MessageHeader::new(MessageType::Request)
                     .with_request_id(id)
                     .with_deadline_ms(deadline_ms);
+                let len = payload.len();
                 encode_request(&mut self.segments, &header, SERVICE, &method, payload)
+                    .map(|()| 2 + SERVICE.len() + method.len() + len)
             }
-            Outgoing::Response { id, reply } => encode_response(&mut self.segments, id, reply),
+            Outgoing::Response { id, reply } => {
+                let len = match &reply {
+                    RpcReply::Ok(payload) => payload.len(),
+                    RpcReply::Err(text) => text.len(),
+                };
+                encode_response(&mut self.segments, id, reply).map(|()| 4 + len)
+            }
+            Outgoing::Frames(frames) => {
+                let len = frames.len();
+                self.segments.push(frames);
+                Ok(len)
+            }
         };
         if encoded.is_err() {
             self.segments.truncate(start);
@@ -46,7 +59,7 @@ impl Encoder {
         encoded
     }
 
-    fn raft(&mut self, message: &Message) -> Result<(), WireError> {
+    fn raft(&mut self, message: &Message) -> Result<usize, WireError> {
         let header = MessageHeader::new(MessageType::RaftMessage);
         let len = encoded_len(message);
         // The peer would close the connection, and lose what else is on it.
@@ -57,7 +70,8 @@ impl Encoder {
         if len <= LARGE_MESSAGE_THRESHOLD {
             let frame = begin_frame(&mut self.segments, &header);
             serialize_raft_message_vectored(message, &mut self.segments)?;
-            return end_frame(&mut self.segments, frame);
+            end_frame(&mut self.segments, frame)?;
+            return Ok(len);
         }
         self.long.clear();
         serialize_raft_message_vectored(message, &mut self.long)?;
@@ -65,6 +79,6 @@ impl Encoder {
         self.stream = self.stream.wrapping_add(1);
         let mut writer = ChunkWriter::new(header, parts, self.stream)?;
         while writer.next_chunk(&mut self.segments)? {}
-        Ok(())
+        Ok(len)
     }
 }

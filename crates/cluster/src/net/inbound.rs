@@ -1,39 +1,39 @@
 //! A lane that a member dialled: a hello first, then messages, as fast as the node takes them.
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use iroh::endpoint::{Connection, ReadError, RecvStream, VarInt};
-use raft::prelude::MessageType as RaftType;
-use straightway_wire::raft::{Lane, deserialize_raft_message_fast, lane_of};
-use straightway_wire::{Frame, Hello, Limits, MessageParser, MessageType, Notice, WireError};
+use straightway_wire::raft::Lane;
+use straightway_wire::{Frame, Hello, Limits, MessageParser, MessageType, ParserStats, WireError};
 
 use super::LocalNode;
 use super::close::CloseCode;
+use super::dispatch::Dispatcher;
 use super::endpoint::{BULK_WINDOW, node_key};
 use super::half_open::Shaking;
 use super::members::MemberAddress;
 use super::peer::Peer;
 use super::refusals::Refusal;
-use super::rpc;
-use super::shared::{Held, Inbound, Shared};
+use super::shared::Shared;
 
 /// Pieces that are read at once.
 const PIECES: usize = 64;
 /// Why a connection is closed from here.
 #[derive(Debug)]
-struct Refused {
+pub(crate) struct Refused {
     why: Option<Refusal>,
     code: CloseCode,
     text: String,
 }
 
 impl Refused {
-    fn new(why: Refusal, code: CloseCode, text: impl Into<String>) -> Self {
+    pub(crate) fn new(why: Refusal, code: CloseCode, text: impl Into<String>) -> Self {
         Self { why: Some(why), code, text: text.into() }
     }
 
     /// For what is nobody's fault.
-    fn quietly(code: CloseCode) -> Self {
+    pub(crate) fn quietly(code: CloseCode) -> Self {
         Self { why: None, code, text: code.to_string() }
     }
 
@@ -172,13 +172,15 @@ struct Reader {
     pieces: Vec<Bytes>,
     /// Pieces that were read and not parsed.
     ready: std::ops::Range<usize>,
-    gathered: u64,
+    /// What of its doings has been counted.
+    counted: ParserStats,
 }
 
 impl Reader {
     fn new(stream: RecvStream, limits: Limits) -> Self {
         let pieces = vec![Bytes::new(); PIECES];
-        Self { stream, parser: MessageParser::new(limits), pieces, ready: 0..0, gathered: 0 }
+        let counted = ParserStats::default();
+        Self { stream, parser: MessageParser::new(limits), pieces, ready: 0..0, counted }
     }
 
     /// The next message; `None`: the peer has ended the stream.
@@ -209,57 +211,20 @@ impl Reader {
         peer: &Arc<Peer>,
         lane: Lane,
     ) -> Result<(), Refused> {
+        let mut dispatcher = Dispatcher::new(shared, peer, lane);
         while let Some(frame) = self.next().await? {
-            let gathered = self.parser.gathered_bytes();
-            let bytes = frame.payload.len();
-            Shared::received(peer, lane, bytes, gathered.saturating_sub(self.gathered));
-            self.gathered = gathered;
-            match (lane, frame.header.msg_type) {
-                (_, MessageType::RaftMessage) => raft(shared, peer, lane, frame).await?,
-                (Lane::Control, MessageType::Request) => rpc::answer(shared, peer, frame)?,
-                (Lane::Control, MessageType::Response) => rpc::answered(peer, frame)?,
-                (Lane::Control, MessageType::Heartbeat) => {}
-                (_, MessageType::Close | MessageType::Error) => {
-                    let notice = Notice::decode(&frame.payload)?;
-                    tracing::info!(peer = peer.id, notice.code, notice.text, "a notice");
-                }
-                (_, kind) => {
-                    let text = format!("a {kind:?} has no place on the {lane:?} lane");
-                    return Err(Refused::new(Refusal::Message, CloseCode::Protocol, text));
-                }
-            }
+            let (since, bytes) = (Instant::now(), frame.payload.len());
+            let parsed = self.parser.stats();
+            let gathered = parsed.gathered_bytes.saturating_sub(self.counted.gathered_bytes);
+            Shared::received(peer, lane, bytes, gathered);
+            shared.wire.parsed(&self.counted, &parsed);
+            self.counted = parsed;
+            dispatcher.dispatch(frame).await?;
+            // How long the node was busy counts: the peer waits for it.
+            shared.wire.processed(since.elapsed());
         }
         Ok(())
     }
-}
-
-/// Hands a message of Raft on; waits while the node is busy, and with it the peer.
-async fn raft(shared: &Shared, peer: &Peer, lane: Lane, frame: Frame) -> Result<(), Refused> {
-    let frame_bytes = frame.payload.len();
-    let refuse = |text: String| Refused::new(Refusal::RaftMessage, CloseCode::Protocol, text);
-    let message = deserialize_raft_message_fast(frame.payload);
-    let message = message.map_err(|error| refuse(error.to_string()))?;
-    if message.from != peer.id || message.to != shared.node.raft_id {
-        return Err(refuse(format!(
-            "a message from {} to {} on the connection of {} to {}",
-            message.from, message.to, peer.id, shared.node.raft_id
-        )));
-    }
-    let kind = message.get_msg_type();
-    // What announces a snapshot travels with the entries that it stands for; its bytes do not.
-    let expected = if kind == RaftType::MsgSnapshot { Some(Lane::Append) } else { lane_of(kind) };
-    if expected != Some(lane) {
-        return Err(refuse(format!("a {kind:?} has no place on the {lane:?} lane")));
-    }
-    // What is larger than the whole share takes all of it.
-    let share = frame_bytes.clamp(1, shared.limits.inbound_bytes);
-    let share = u32::try_from(share).unwrap_or(u32::MAX);
-    let held = Arc::clone(&peer.received).acquire_many_owned(share).await;
-    let stopping = |_| Refused::quietly(CloseCode::Stopping);
-    let held = Held::new(held.map_err(stopping)?);
-    let message = Box::new(message);
-    let inbound = Inbound::Raft { peer: peer.id, lane, message, frame_bytes, held };
-    shared.inbound.send(inbound).await.map_err(|_| Refused::quietly(CloseCode::Stopping))
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 mod accept;
 mod backoff;
 pub mod close;
+mod dispatch;
 mod encoder;
 mod endpoint;
 mod gate;

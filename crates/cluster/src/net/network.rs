@@ -9,8 +9,8 @@ use bytes::Bytes;
 use iroh::SecretKey;
 use iroh::endpoint::{Connection, RecvStream, SendStream};
 use raft::prelude::Message;
-use straightway_wire::RequestIds;
 use straightway_wire::raft::Lane;
+use straightway_wire::{RequestIds, WireSnapshot};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::accept;
@@ -96,6 +96,8 @@ pub trait Transport: Send + Sync {
 pub struct NetStats {
     /// How often something was refused, by reason.
     pub refused: Vec<(Refusal, u64)>,
+    /// What passed on the control and append lanes, all peers together: sizes, chunks, copies, times.
+    pub wire: WireSnapshot,
 }
 
 impl NetStats {
@@ -226,9 +228,9 @@ impl Network {
         self.shared.peers.read().values().map(|peer| peer.stats()).collect()
     }
 
-    /// What was refused.
+    /// What was refused, and what passed.
     pub fn stats(&self) -> NetStats {
-        NetStats { refused: self.shared.refusals.all() }
+        NetStats { refused: self.shared.refusals.all(), wire: self.shared.wire.snapshot() }
     }
 
     /// A key that this node and the peer know and nobody else does. It is of the control connection that the smaller number dialled,

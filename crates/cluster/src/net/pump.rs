@@ -12,7 +12,6 @@ use super::close::{CloseCode, Closed};
 use super::encoder::Encoder;
 use super::endpoint::{self, NotDialled};
 use super::lane::{OutLane, add};
-use super::limits::NetLimits;
 use super::peer::Peer;
 use super::shared::Shared;
 
@@ -67,7 +66,7 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, lane: Lane) {
                         connection.close(CloseCode::Stopping.var_int(), CloseCode::Stopping.to_string().as_bytes());
                         break;
                     }
-                    lost = pump(limits, out, &connection, stream, &mut redial) => lost,
+                    lost = pump(&shared, out, &connection, stream, &mut redial) => lost,
                 };
                 connection.close(CloseCode::Superseded.var_int(), b"");
                 if since.elapsed() >= GOOD {
@@ -139,13 +138,16 @@ pub(crate) async fn dial_with_hello(
 /// Writes all that waits at once, and again, until the connection is lost. There is no timer: what comes while a write is under way
 /// makes up the next one.
 async fn pump(
-    limits: &NetLimits,
+    shared: &Shared,
     out: &OutLane,
     connection: &Connection,
     mut stream: SendStream,
     redial: &mut watch::Receiver<u64>,
 ) -> Lost {
+    let limits = &shared.limits;
     let mut encoder = Encoder::new(limits.message(out.lane));
+    // Of the messages that are being written, their payloads' lengths.
+    let mut lens = Vec::with_capacity(64);
     let mut batch = Vec::with_capacity(64);
     loop {
         out.drain_into(&mut batch, limits.batch_bytes);
@@ -158,10 +160,14 @@ async fn pump(
             continue;
         }
         let messages = batch.len();
+        lens.clear();
         for item in batch.drain(..) {
-            if let Err(error) = encoder.encode(item) {
-                add(&out.counters.dropped, 1);
-                tracing::warn!(%error, lane = ?out.lane, "a message could not be sent");
+            match encoder.encode(item) {
+                Ok(len) => lens.push(len),
+                Err(error) => {
+                    add(&out.counters.dropped, 1);
+                    tracing::warn!(%error, lane = ?out.lane, "a message could not be sent");
+                }
             }
         }
         let bytes = encoder.segments.len_bytes();
@@ -175,6 +181,9 @@ async fn pump(
             _ = redial.changed() => return Lost::Restarted,
         }
         encoder.segments.clear();
+        for len in &lens {
+            shared.wire.sent(*len);
+        }
         add(&out.counters.sent, messages);
         add(&out.counters.sent_bytes, bytes);
         add(&out.counters.batches, 1);

@@ -18,8 +18,18 @@ pub struct QueueLimits {
 #[derive(Debug)]
 pub(crate) enum Outgoing {
     Raft(Box<Message>),
-    Request { id: RequestId, method: Box<str>, payload: Bytes, deadline_ms: u32 },
-    Response { id: RequestId, reply: RpcReply },
+    Request {
+        id: RequestId,
+        method: Box<str>,
+        payload: Bytes,
+        deadline_ms: u32,
+    },
+    Response {
+        id: RequestId,
+        reply: RpcReply,
+    },
+    /// What the handler has answered, as frames.
+    Frames(Bytes),
 }
 
 impl Outgoing {
@@ -30,6 +40,7 @@ impl Outgoing {
             Self::Request { method, payload, .. } => 64 + method.len() + payload.len(),
             Self::Response { reply: RpcReply::Ok(payload), .. } => 64 + payload.len(),
             Self::Response { reply: RpcReply::Err(text), .. } => 64 + text.len(),
+            Self::Frames(frames) => frames.len(),
         }
     }
 }

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use straightway_wire::raft::Lane;
-use straightway_wire::{
-    Frame, LARGE_MESSAGE_THRESHOLD, RpcReply, RpcRequestView, RpcResponseView, WireError,
-};
+use straightway_wire::{LARGE_MESSAGE_THRESHOLD, RpcReply, RpcRequestView, Ticket, WireError};
 
 use super::peer::Peer;
 use super::queue::Outgoing;
@@ -81,31 +79,22 @@ pub(crate) async fn call(
     }
 }
 
-/// Answers a call, on a task of its own so that the lane goes on.
+/// Answers a call on a task of its own, so that the lane goes on; at once what is not to be worked on.
 pub(crate) fn answer(
     shared: &Arc<Shared>,
     peer: &Arc<Peer>,
-    frame: Frame,
-) -> Result<(), WireError> {
-    let Some(id) = frame.header.request_id else {
-        let reason = "it has no id".to_owned();
-        return Err(WireError::Invalid { what: "a request", reason });
-    };
-    let request = RpcRequestView::decode(frame.payload)?;
-    let respond = move |shared: &Shared, peer: &Peer, reply| {
-        shared.send(peer, Lane::Control, Outgoing::Response { id, reply });
-    };
+    request: RpcRequestView,
+    ticket: Ticket,
+) -> Option<RpcReply> {
     let Ok(permit) = Arc::clone(&peer.answering).try_acquire_owned() else {
         shared.refusals.count(Refusal::Calls, format_args!("member {} calls too much", peer.id));
-        respond(shared, peer, RpcReply::Err(BUSY.to_owned()));
-        return Ok(());
+        return Some(RpcReply::Err(BUSY.to_owned()));
     };
     if request.service() != SERVICE {
         let error = format!("there is no service `{}` here", request.service());
-        respond(shared, peer, RpcReply::Err(error));
-        return Ok(());
+        return Some(RpcReply::Err(error));
     }
-    let waits = frame.header.deadline_ms.map_or(LONGEST, |ms| Duration::from_millis(ms.into()));
+    let waits = ticket.deadline_ms().map_or(LONGEST, |ms| Duration::from_millis(ms.into()));
     let (task_shared, peer) = (Arc::clone(shared), Arc::clone(peer));
     shared.spawn(async move {
         let shared = task_shared;
@@ -124,20 +113,9 @@ pub(crate) fn answer(
                 Err(_) => return,
             },
         };
-        drop(permit);
-        respond(&shared, &peer, reply);
+        let id = ticket.id();
+        drop((permit, ticket));
+        shared.send(&peer, Lane::Control, Outgoing::Response { id, reply });
     });
-    Ok(())
-}
-
-/// Gives an answer to whoever waits for it.
-pub(crate) fn answered(peer: &Peer, frame: Frame) -> Result<(), WireError> {
-    let Some(id) = frame.header.request_id else {
-        let reason = "it has no id".to_owned();
-        return Err(WireError::Invalid { what: "a response", reason });
-    };
-    // One that comes too late is nobody's.
-    let answer = RpcResponseView::decode(frame.payload)?;
-    peer.calls.complete(id, Ok(answer));
-    Ok(())
+    None
 }

@@ -7,7 +7,7 @@ use iroh::Endpoint;
 use parking_lot::{Mutex, RwLock};
 use raft::prelude::Message;
 use straightway_wire::raft::Lane;
-use straightway_wire::{Hello, RequestIds};
+use straightway_wire::{Hello, RequestIds, WireMetrics};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
@@ -94,6 +94,8 @@ pub(crate) struct Shared {
     pub(crate) inbound: mpsc::Sender<Inbound>,
     pub(crate) handlers: Handlers,
     pub(crate) ids: RequestIds,
+    /// What passes on the control and append lanes, all peers together.
+    pub(crate) wire: Arc<WireMetrics>,
     pub(crate) joins: Mutex<Gate>,
     news: Mutex<BTreeMap<RaftId, News>>,
     wake: Notify,
@@ -126,6 +128,7 @@ impl Shared {
             inbound,
             handlers,
             ids,
+            wire: Arc::default(),
             joins,
             news: Mutex::default(),
             wake: Notify::new(),

@@ -39,6 +39,11 @@ async fn members_exchange_messages_on_both_lanes() {
     assert_eq!((stats.control.sent, stats.append.sent, stats.control.dropped), (1, 1, 0));
     assert_eq!((stats.control.received, stats.append.received), (1, 1));
     assert!(stats.append.gathered_bytes >= 300_000, "once, on arrival: {stats:?}");
+    let wire = nodes[0].network.stats().wire;
+    let passed = |way: straightway_wire::DirectionSnapshot| (way.direct, way.streamed);
+    assert_eq!((passed(wire.sent), passed(wire.received)), ((2, 2), (2, 2)));
+    assert!(wire.received.bytes > 600_000 && wire.sent.bytes > 600_000, "{wire:?}");
+    assert!(wire.gathered_bytes >= 600_000 && wire.allocations_avoided > 0, "{wire:?}");
     assert!(stats.round_trip.is_some_and(|time| time > Duration::ZERO), "{stats:?}");
     assert_eq!((stats.boot, stats.inbound), (1, [true, true, false]));
     for node in &nodes {

@@ -14,6 +14,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use straightway_cluster::Metrics;
+use straightway_wire::{LATENCY_BOUNDS_US, SIZE_BOUNDS, WireSnapshot};
 
 use super::table::{
     CACHE, CLUSTER, CLUSTER_PEER, CLUSTER_REFUSED, CLUSTER_REJECTED, COPIES, ENCODING, FEED, HTTP,
@@ -81,7 +82,31 @@ fn cluster(encoder: &mut DescriptorEncoder, metrics: &Metrics) -> fmt::Result {
     for stat in CLUSTER_PEER {
         labelled(encoder, ("cluster_peer", "peer"), stat, &peers)?;
     }
-    Ok(())
+    wire(encoder, &metrics.wire)
+}
+
+/// How long messages between members are, and how long it takes to hand them on.
+fn wire(encoder: &mut DescriptorEncoder, wire: &WireSnapshot) -> fmt::Result {
+    let help = "Messages on the lanes between members, by the length of their payload.";
+    let (name, kind) = ("cluster_wire_message", MetricType::Histogram);
+    let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Bytes), kind)?;
+    for (direction, passed) in [("sent", &wire.sent), ("received", &wire.received)] {
+        let bounds = SIZE_BOUNDS.into_iter().map(|bytes| bytes as f64).chain([f64::INFINITY]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(passed.sizes).collect();
+        family.encode_family(&[("direction", direction)])?.encode_histogram::<NoLabelSet>(
+            passed.bytes as f64,
+            passed.messages(),
+            &buckets,
+            None,
+        )?;
+    }
+    let help = "Time from a complete message of another member to its being handed on.";
+    let name = "cluster_wire_latency";
+    let mut metric = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), kind)?;
+    let bounds = LATENCY_BOUNDS_US.into_iter().map(|us| us as f64 / 1e6).chain([f64::INFINITY]);
+    let buckets: Vec<(f64, u64)> = bounds.zip(wire.latency).collect();
+    let sum_s = wire.latency_us as f64 / 1e6;
+    metric.encode_histogram::<NoLabelSet>(sum_s, wire.latency.iter().sum(), &buckets, None)
 }
 
 fn group<S>(

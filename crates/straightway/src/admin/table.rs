@@ -193,6 +193,16 @@ pub const CLUSTER: &[Stat<Metrics>] = stats! {
     Counter mesh_received "" "Datagrams that came to the mesh." |s| s.mesh.received;
     Counter mesh_unsent "" "Datagrams of the mesh that could not be sent." |s| s.mesh.unsent;
     Counter mesh_failures "" "Times that the mesh's socket failed." |s| s.mesh.failures;
+    Counter wire_sent_direct "" "Messages sent on the lanes in one frame each." |s| s.wire.sent.direct;
+    Counter wire_sent_streamed "" "Messages sent on the lanes in chunks: those of more than 64 KiB." |s| s.wire.sent.streamed;
+    Counter wire_received_direct "" "Messages that came on the lanes in one frame each." |s| s.wire.received.direct;
+    Counter wire_received_streamed "" "Messages that came on the lanes in chunks." |s| s.wire.received.streamed;
+    Counter wire_frames "" "Frames read from the lanes, chunks among them." |s| s.wire.frames;
+    Counter wire_allocations_avoided "" "Payloads that are slices of what was read: an allocation and a copy less each." |s| s.wire.allocations_avoided;
+    Counter wire_gathered "" "Payloads and chunks that had to be copied together on arrival." |s| s.wire.gathered;
+    Counter wire_gathered_bytes "bytes" "Bytes copied for that." |s| s.wire.gathered_bytes;
+    Counter wire_dropped "" "Messages from other members that found no room." |s| s.wire.dropped;
+    Counter wire_refused "" "Messages from other members that were refused for what they say." |s| s.wire.refused;
 };
 
 /// What a member knows of each other one: group `cluster.peers`, then its number. Lanes are control and append together.
