@@ -7,6 +7,8 @@ use crate::ids::RaftId;
 
 /// Confirmations under way at a time: what comes meanwhile goes into the next one.
 const MAX_ROUNDS: usize = 4;
+/// Grants of a member that are told apart: those of one lease's length, at the pace at which members ask.
+const MAX_GRANTS: usize = 16;
 /// A confirmation that has not come by then never will; its members have asked again.
 const ROUND_LASTS: Duration = Duration::from_secs(1);
 
@@ -37,6 +39,8 @@ struct Member {
     applied: u64,
     /// When its lease, as granted here, is certainly over.
     until: BootTime,
+    /// What the grants that may not be over want applied, and when each is. Both only grow.
+    grants: VecDeque<(u64, BootTime)>,
     /// An ask that no confirmation has been begun for.
     asked: Option<u64>,
 }
@@ -52,6 +56,35 @@ struct Round {
     number: u64,
     began: BootTime,
     asks: Vec<(RaftId, u64)>,
+}
+
+impl Member {
+    fn new(id: RaftId) -> Self {
+        let (until, grants) = (BootTime(0), VecDeque::new());
+        Self { id, current: true, applied: 0, until, grants, asked: None }
+    }
+
+    fn grant(&mut self, min_applied: u64, until: BootTime, now: BootTime) {
+        self.until = self.until.max(until);
+        while self.grants.front().is_some_and(|(_, over)| *over <= now) {
+            self.grants.pop_front();
+        }
+        let full = self.grants.len() >= MAX_GRANTS;
+        match self.grants.back_mut() {
+            // One that wants less lasts longer: nobody is taken to have let go too early.
+            Some(last) if last.0 >= min_applied || full => {
+                *last = (last.0.min(min_applied), last.1.max(until));
+            }
+            _ => self.grants.push_back((min_applied, until)),
+        }
+    }
+
+    /// Until when it may serve what the entry at `index` took away, unless it reports that it has applied that. Later grants
+    /// are good for nothing before it has: a member that catches up, and asks all the time, holds nobody up.
+    fn serves_without(&self, index: u64) -> BootTime {
+        let grants = self.grants.iter().filter(|(min_applied, _)| *min_applied < index);
+        grants.map(|(_, until)| *until).max().unwrap_or_default()
+    }
 }
 
 /// Whether a purge may be acknowledged.
@@ -102,8 +135,7 @@ impl LeaseTable {
         self.members.retain(|member| member.current || member.until > now);
         for id in members {
             if !self.members.iter().any(|member| member.id == *id) {
-                let (applied, until) = (0, BootTime(0));
-                self.members.push(Member { id: *id, current: true, applied, until, asked: None });
+                self.members.push(Member::new(*id));
             }
         }
         self.scanned(index);
@@ -192,7 +224,7 @@ impl LeaseTable {
                 member.asked.get_or_insert(seq);
                 continue;
             }
-            member.until = member.until.max(until);
+            member.grant(min_applied, until, now);
             grants.push((id, Grant { seq, length_ms, min_applied, term: leading.term }));
         }
         grants
@@ -219,7 +251,8 @@ impl LeaseTable {
     pub fn wait_for(&self, index: u64, now: BootTime) -> Wait {
         let Some(leading) = self.leading else { return Wait::NotLeader };
         let behind = self.members.iter().filter(|member| member.applied < index);
-        let mut until = behind.clone().map(|member| member.until).max().unwrap_or_default();
+        let mut until =
+            behind.clone().map(|member| member.serves_without(index)).max().unwrap_or_default();
         let predecessors = leading.since.after(recorded(self.length));
         if predecessors > now {
             let none_behind = !self.members.is_empty() && !behind.clone().any(|m| m.current);

@@ -177,3 +177,41 @@ fn an_older_snapshot_takes_no_member_away() {
     }
     assert_eq!(table.wait_for(9, at(2199)), Wait::Until(at(2200)), "it was told of a snapshot");
 }
+
+/// One that joins, or takes a snapshot, asks all the time and applies nothing for minutes.
+#[test]
+fn a_member_that_is_behind_and_asks_holds_up_nobody_for_longer_than_a_lease() {
+    let mut table = leader();
+    let mut now = 3000;
+    for seq in 0..100 {
+        // The purge at 50 is committed from the third grant on.
+        let commit = if seq < 2 { 49 } else { 50 + seq };
+        table.asked(2, &ask(seq, 7));
+        let round = table.confirm_wanted(at(now)).unwrap();
+        assert_eq!(table.confirmed(round, 5, commit, at(now)).len(), 1);
+        // Only the first two were good for serving what it took away; the last of them was recorded at 3050.
+        let expected = if now < 5250 { Wait::Until(at(5250)) } else { Wait::Released };
+        let other = [1, 3];
+        other.iter().for_each(|id| table.applied(*id, 200));
+        if seq >= 1 {
+            assert_eq!(table.wait_for(50, at(now)), expected, "at {now}");
+        }
+        now += 50;
+    }
+    assert_eq!(table.wait_for(1000, at(now)), Wait::Until(at(now - 50 + 2200)));
+}
+
+/// Asks that come faster than grants are told apart: then they count as one that wants the least and lasts the longest.
+#[test]
+fn a_member_that_asks_too_often_is_waited_for() {
+    let mut table = leader();
+    for seq in 0..200 {
+        table.asked(2, &ask(seq, 0));
+        let round = table.confirm_wanted(at(3000 + seq)).unwrap();
+        assert_eq!(table.confirmed(round, 5, 100 + seq, at(3000 + seq)).len(), 1);
+    }
+    table.applied(1, 500);
+    table.applied(3, 500);
+    assert_eq!(table.wait_for(102, at(3200)), Wait::Until(at(5201)));
+    assert_eq!(table.wait_for(250, at(3200)), Wait::Until(at(3199 + 2200)));
+}
