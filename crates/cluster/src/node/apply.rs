@@ -1,4 +1,5 @@
 //! The thread that applies what is committed, and the only one that writes the catalogue.
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -7,12 +8,13 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::drive;
 use super::inbox::Letterbox;
+use super::installing;
 use super::leases::Leases;
 use super::pending::Pending;
 use super::start::{Later, member_addresses};
 use super::wake::Wake;
 use crate::catalogue::{
-    Applied, Catalogue, Event, Input, Installed, SnapshotWriter, Verified, What,
+    Applied, Catalogue, Event, Input, Installed, Outcome, SnapshotWriter, Verified, What,
 };
 use crate::core::Committed;
 use crate::error::ClusterError;
@@ -66,6 +68,7 @@ impl Marks {
 
 /// The applying thread's belongings.
 pub(super) struct Applier {
+    pub(super) data_dir: PathBuf,
     pub(super) catalogue: Catalogue,
     pub(super) pending: Arc<Pending>,
     pub(super) observer: Arc<dyn Observer>,
@@ -138,7 +141,11 @@ impl Applier {
             .map(|(committed, members)| input(committed, members))
             .collect();
         let applied = self.catalogue.apply(&inputs)?;
-        let let_go = applied.iter().any(|applied| !applied.forget.is_empty());
+        // Whoever purged waits for word of it, whether there was anything or not.
+        let let_go = applied.iter().any(|applied| {
+            !applied.forget.is_empty()
+                || matches!(applied.outcome, Outcome::Purged(_) | Outcome::Removed(_))
+        });
         self.advanced(let_go);
         let mut forget = Vec::new();
         for Applied { index, request, outcome, events, forget: objects, .. } in applied {
@@ -160,6 +167,7 @@ impl Applier {
     }
 
     fn install(&mut self, snapshot: Verified) -> Result<(), ClusterError> {
+        installing::begin(&self.data_dir, snapshot.manifest().mark.index)?;
         let Installed { mark, forget } = self.catalogue.install(snapshot)?;
         self.marks.durable.store(mark.index, Ordering::Release);
         self.advanced(true);

@@ -33,6 +33,7 @@ impl Shared {
         let mut leaders = self.progress.watch();
         let mut sent = false;
         while Instant::now() < deadline {
+            self.going()?;
             let leader = leaders.borrow_and_update().leader;
             match self.propose_to(leader, command.clone()).await {
                 Ok(()) => sent = true,
@@ -94,6 +95,7 @@ impl Shared {
     pub(super) async fn barrier(&self, patience: Duration) -> Result<u64, ClusterError> {
         let deadline = Instant::now() + patience;
         loop {
+            self.going()?;
             let leader = self.progress.leadership().leader;
             let asked = async {
                 if leader == self.id {
@@ -134,6 +136,7 @@ impl Shared {
     pub(super) async fn released(&self, index: u64) -> Result<(), ClusterError> {
         let deadline = Instant::now() + DEADLINE;
         loop {
+            self.going()?;
             let leader = self.progress.leadership().leader;
             let asked = async {
                 if leader == self.id {

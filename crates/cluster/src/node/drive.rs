@@ -1,5 +1,5 @@
-//! The thread that owns Raft. It never waits for the network, for the state machine or for a peer; only for the disk's
-//! queue, when that is full.
+//! The thread that owns Raft. It never waits for the network or for a peer; only for the disk's queue when that is full, and
+//! for the applying thread's when a snapshot is to be installed.
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
-use raft::prelude::{ConfChangeV2, ConfState, Message, MessageType, Snapshot};
+use raft::prelude::{ConfChangeType, ConfChangeV2, ConfState, Message, MessageType, Snapshot};
 use straightway_wire::raft::{Lane as JudgedLane, Severity, decode_conf_state};
 use tokio::sync::oneshot;
 
@@ -183,7 +183,13 @@ impl Driver {
             }
             Input::Applied(member, index) => self.state.lease.applied(member, index),
             Input::Release(index, answer) => self.state.releases.push((index, answer)),
-            Input::Members(change, answer) => reply(answer, self.core.propose_members(&change)),
+            Input::Members(change, answer) => {
+                // Who asked may know less than the leader: what would take a vote away again has been overtaken.
+                let overtaken = demotes(&change, &self.core.conf_state());
+                let begun =
+                    if overtaken { self.leading() } else { self.core.propose_members(&change) };
+                reply(answer, begun);
+            }
             Input::Transfer(to, answer) => {
                 let led = self.core.is_leader();
                 if led {
@@ -313,9 +319,15 @@ impl Driver {
         // What came may be newer than what was offered.
         let mark = &verified.manifest().mark;
         let Ok(snapshot) = snapshot_of(mark) else { return };
+        let index = mark.index;
         let members = members_of(snapshot.get_metadata().get_conf_state());
-        self.state.lease.restored(&members, mark.index, boot_clock());
         *message.mut_snapshot() = snapshot;
+        // What was judged was the offer, a while ago.
+        if let Err(refusal) = self.core.judge(&message, message.from, JudgedLane::Bulk) {
+            tracing::warn!(peer = message.from, index, %refusal, "a snapshot is of no use any more");
+            return;
+        }
+        self.state.lease.restored(&members, index, boot_clock());
         self.state.arrived = Some(verified);
         self.core.step(message);
     }
@@ -497,6 +509,15 @@ impl Driver {
 fn snapshot_of(mark: &catalogue::SnapshotMark) -> Result<Snapshot, ClusterError> {
     let conf_state = decode_conf_state(&mark.conf_state)?;
     Ok(SnapshotMark { index: mark.index, term: mark.term, conf_state }.to_snapshot())
+}
+
+/// Whether a change makes a learner of a voter. That is how nodes begin that join, and nothing else is.
+fn demotes(change: &ConfChangeV2, state: &ConfState) -> bool {
+    change.get_changes().iter().any(|single| {
+        single.get_change_type() == ConfChangeType::AddLearnerNode
+            && (state.voters.contains(&single.node_id)
+                || state.voters_outgoing.contains(&single.node_id))
+    })
 }
 
 /// Everybody who may hold a lease.

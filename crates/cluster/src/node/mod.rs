@@ -10,6 +10,7 @@ mod expire;
 mod fetch;
 mod holdings;
 mod inbox;
+mod installing;
 mod join;
 mod leases;
 mod members;
@@ -53,6 +54,7 @@ use self::leases::Leases;
 use self::pending::Pending;
 use self::progress::Progress;
 use crate::catalogue::{Catalogue, Member};
+use crate::core::Leadership;
 use crate::error::ClusterError;
 use crate::ids::{ClusterId, NodeKey, ObjectId, RaftId};
 use crate::lease::LeaseGate;
@@ -140,6 +142,11 @@ impl Cluster {
 }
 
 impl Shared {
+    /// `Err`: the node cannot go on, and what is asked of it will not come.
+    fn going(&self) -> Result<(), ClusterError> {
+        if self.failed.borrow().is_some() { Err(self.stopped()) } else { Ok(()) }
+    }
+
     fn stopped(&self) -> ClusterError {
         let reason = self.failed.borrow().clone();
         ClusterError::Stopped { reason: reason.unwrap_or_else(|| "is being stopped".to_owned()) }
@@ -149,6 +156,9 @@ impl Shared {
         tracing::error!(reason, "this node can no longer take part in the cluster");
         self.leases.holder.lock().revoke();
         self.failed.send_replace(Some(reason));
+        // Nobody is to be sent to a leader that does nothing any more, nor told of it.
+        let Leadership { term, .. } = self.progress.leadership();
+        self.progress.set_leadership(Leadership { term, ..Leadership::default() });
     }
 
     async fn call(

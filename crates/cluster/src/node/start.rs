@@ -17,17 +17,17 @@ use super::enrol::{
 use super::estranged::Estranged;
 use super::fetch::Fetches;
 use super::holdings::{self, Holdings};
-use super::inbox;
 use super::join::Gatekeeper;
 use super::leases::{self, Leases};
 use super::mesh::Mesh;
 use super::pending::Pending;
-use super::progress::Progress;
+use super::progress::{Detail, Progress};
 use super::snapshots::{self, Frozen};
 use super::stop::{Threads, thread};
 use super::tasks::{introduce, receive, refresh_mesh, tell_leader};
 use super::wake::Wake;
 use super::{Cluster, ClusterConfig, Shared, Start, addresses_of, expire, members, rpc};
+use super::{inbox, installing};
 use crate::catalogue::Catalogue;
 use crate::core::Core;
 use crate::error::ClusterError;
@@ -114,7 +114,7 @@ fn open(config: &ClusterConfig, identity: &Identity) -> Result<Parts, ClusterErr
         });
     }
     let options = LogOptions { must_exist: true, ..LogOptions::new(storage) };
-    let (log, recovered) = SegmentLog::open(&config.data_dir.join(LOG), options)?;
+    let (mut log, mut recovered) = SegmentLog::open(&config.data_dir.join(LOG), options)?;
     if recovered.torn_bytes > 0 {
         tracing::info!(
             bytes = recovered.torn_bytes,
@@ -124,7 +124,11 @@ fn open(config: &ClusterConfig, identity: &Identity) -> Result<Parts, ClusterErr
     let conf_state = catalogue.conf_state();
     let conf_state =
         if conf_state.is_empty() { None } else { Some(decode_conf_state(&conf_state)?) };
-    let applied = catalogue.applied().index;
+    let applied = catalogue.applied();
+    if let Some(conf_state) = &conf_state {
+        installing::finish(&config.data_dir, applied, conf_state, &mut log, &mut recovered)?;
+    }
+    let applied = applied.index;
     let storage = RaftStorage::recover(recovered, applied, conf_state)?;
     if applied + 1 < storage.first() {
         return Err(ClusterError::Invalid {
@@ -216,6 +220,8 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
     lease.members(&members_of(&conf_state), applied, now);
     lease.scanned(applied);
     let progress = Arc::new(Progress::new());
+    // Before Raft's thread says so: how many copies a put needs depends on it.
+    progress.set_detail(Detail { conf_state, commit_index: applied, ..Detail::default() });
     let marks = Arc::new(Marks::new(applied, catalogue.durable()));
     let persisted = Arc::new(AtomicU64::new(0));
     let pending = Arc::new(Pending::new(id, boot));
@@ -246,6 +252,7 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
         progress: progress.clone(),
     };
     let applier = Applier {
+        data_dir: config.data_dir.clone(),
         catalogue: catalogue.clone(),
         pending: pending.clone(),
         observer: observer.clone(),
