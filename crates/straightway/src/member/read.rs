@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use straightway_cache::{Object, RawDiskCache};
+use straightway_cache::{Expect, Object, RawDiskCache};
 use straightway_cluster::catalogue::Entry;
 use straightway_cluster::{Cluster, ClusterError, Consistency, Fetched};
 use tokio::sync::mpsc;
@@ -58,8 +58,18 @@ pub(crate) async fn find(
             return Ok(Found::Nothing);
         };
         let object = cache.open(&object_key(entry.object)).await;
-        if let Some(object) = object.map_err(|error| Problem::from_cache(&error))? {
-            return Ok(Found::Here(object));
+        match object.map_err(|error| Problem::from_cache(&error))? {
+            // Numbers of objects begin anew with a cluster, and the cache may be older than that.
+            Some(object) if object.meta().digest != Some(entry.digest) => {
+                tracing::warn!(object = ?entry.object, "bytes of an earlier cluster are removed");
+                let name = object_key(entry.object);
+                let removed = cache.remove_if(&name, Expect::Version(object.version())).await;
+                if let Err(error) = removed {
+                    tracing::debug!(%error, "they have been replaced meanwhile, or stay for now");
+                }
+            }
+            Some(object) => return Ok(Found::Here(object)),
+            None => {}
         }
         if entry.holders.contains(&cluster.id()) {
             // Evicted or lost while nobody could be told.
