@@ -292,3 +292,21 @@ fn histories_of_killed_and_stopped_nodes_are_linearizable() {
     });
     checking.expect("a thread").join().expect("the histories are good");
 }
+
+#[test]
+fn a_voter_that_starts_again_alone_knows_that_it_is_one_of_three() {
+    let mut nodes = Nodes::start(3);
+    (0..3).for_each(|at| nodes.kill(at));
+    // The first one was alone once, and decided alone.
+    nodes.restart(0);
+    let put =
+        request(nodes.node(0).data, Duration::from_secs(20), "PUT", "/k", &[], Some(b"alone"));
+    assert_eq!(status(&put), 503, "{put:?}");
+    let leader = nodes.status(0).expect("it answers")["leader"].clone();
+    assert!(leader.is_null(), "member {leader} leads without a majority");
+    nodes.restart(1);
+    nodes.wait_for_leader();
+    nodes.wait_for("two of three decide", |nodes| {
+        status(&nodes.client(0).request("PUT", "/k", &[], Some(b"both"))) / 100 == 2
+    });
+}
