@@ -2,6 +2,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::change::refused;
@@ -102,7 +103,8 @@ impl Shared {
             return Err(ClusterError::Config { what });
         };
         let info = Arc::new(info);
-        let holders = self.copy_to_majority(object, &info).await?;
+        let (announced, known) = oneshot::channel();
+        let holders = self.copy_to_majority(object, &info, known).await?;
         let ObjectInfo { key, content_type, content_encoding, tags, .. } = (*info).clone();
         let op = Op::Put(Put {
             key,
@@ -118,7 +120,10 @@ impl Shared {
             condition,
             holders,
         });
-        match self.change(op).await?.outcome {
+        let outcome = self.change(op).await?.outcome;
+        // Whoever waits for it has gone if there are no further copies.
+        let _ = announced.send(());
+        match outcome {
             Outcome::Put { replaced: true } => Ok(PutOutcome::Replaced),
             Outcome::Put { replaced: false } => Ok(PutOutcome::Created),
             Outcome::Failed => Ok(PutOutcome::Failed),
@@ -127,11 +132,12 @@ impl Shared {
     }
 
     /// Copies to other members until a majority of the voters' number holds the bytes, this node included. Further copies
-    /// go on behind, and are announced when they are there.
+    /// go on behind, and are announced when they are there and the object is `known`.
     async fn copy_to_majority(
         self: &Arc<Self>,
         object: ObjectId,
         info: &Arc<ObjectInfo>,
+        known: oneshot::Receiver<()>,
     ) -> Result<Vec<RaftId>, ClusterError> {
         let voters = self.progress.detail().conf_state.voters.len().max(1);
         let needed = voters / 2 + 1;
@@ -166,7 +172,7 @@ impl Shared {
             }
         }
         if !copies.is_empty() {
-            tokio::spawn(self.clone().late_copies(object, copies));
+            tokio::spawn(self.clone().late_copies(object, copies, known));
         }
         Ok(holders)
     }
@@ -175,12 +181,30 @@ impl Shared {
         self: Arc<Self>,
         object: ObjectId,
         mut copies: JoinSet<(RaftId, Result<(), ClusterError>)>,
+        known: oneshot::Receiver<()>,
     ) {
         let all = async {
-            while let Some(copied) = copies.join_next().await {
+            // Copies of an object that is not known yet would be news of one that is not known any more: all members would
+            // forget it, and then learn that they have it.
+            let mut known = std::pin::pin!(known);
+            let mut early = Vec::new();
+            let announced = loop {
+                tokio::select! {
+                    announced = &mut known => break announced.is_ok(),
+                    Some(copied) = copies.join_next() => early.push(copied),
+                }
+            };
+            if !announced {
+                return;
+            }
+            let gained = |copied| {
                 if let Ok((peer, Ok(()))) = copied {
                     self.holdings.gained(peer, object);
                 }
+            };
+            early.into_iter().for_each(gained);
+            while let Some(copied) = copies.join_next().await {
+                gained(copied);
             }
         };
         let _ = tokio::time::timeout(LATE_COPIES, all).await;
