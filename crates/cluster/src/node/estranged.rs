@@ -9,8 +9,11 @@ use parking_lot::Mutex;
 use super::Shared;
 use crate::ids::RaftId;
 
-/// A member that has been started a moment ago may not have read yet who has joined.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks.
+const LOOK: Duration = Duration::from_secs(1);
+/// Looks in a row at which most were strangers: a member that has been started a moment ago may not have read yet who has
+/// joined.
+const PATIENCE: u32 = 5;
 
 /// The members that refused this node as a stranger, and were not heard from since.
 #[derive(Debug, Default)]
@@ -20,9 +23,10 @@ pub(super) struct Estranged {
 }
 
 impl Estranged {
-    fn refused(&self, by: RaftId) {
+    /// Whether it is the first one.
+    fn refused(&self, by: RaftId) -> bool {
         self.members.lock().insert(by);
-        self.any.store(true, Ordering::Relaxed);
+        !self.any.swap(true, Ordering::Relaxed)
     }
 
     /// Whoever sends messages of Raft takes this node for a member.
@@ -38,8 +42,7 @@ impl Estranged {
 impl Shared {
     /// A member does not know this node.
     pub(super) fn estranged(self: &Arc<Self>, by: RaftId) {
-        self.estranged.refused(by);
-        if self.strangers().is_some() {
+        if self.estranged.refused(by) {
             tokio::spawn(judge(Arc::downgrade(self)));
         }
     }
@@ -54,13 +57,21 @@ impl Shared {
     }
 }
 
-/// Looks again after a while.
+/// Looks until somebody knows this node again, or it is clear that most do not. A refusal is told once, and may be told
+/// before this node knows who votes.
 async fn judge(shared: Weak<Shared>) {
-    tokio::time::sleep(PATIENCE).await;
-    let Some(shared) = shared.upgrade() else { return };
-    if let Some(by) = shared.strangers() {
-        shared.fail(format!(
-            "has been removed from the cluster, or so say members {by:?}; empty its data folder and let it join again"
-        ));
+    let mut looks = 0;
+    while looks < PATIENCE {
+        tokio::time::sleep(LOOK).await;
+        let Some(shared) = shared.upgrade() else { return };
+        if !shared.estranged.any.load(Ordering::Relaxed) {
+            return;
+        }
+        looks = if shared.strangers().is_some() { looks + 1 } else { 0 };
     }
+    let Some(shared) = shared.upgrade() else { return };
+    let by = shared.strangers().unwrap_or_default();
+    shared.fail(format!(
+        "has been removed from the cluster, or so say members {by:?}; empty its data folder and let it join again"
+    ));
 }

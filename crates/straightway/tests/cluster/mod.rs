@@ -2,13 +2,14 @@
 #![allow(unreachable_pub, reason = "a module of each test binary")]
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 use std::fs::File;
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::process::{Client, Node};
+use crate::process::{Client, Node, Random};
 
 /// How long anything may take before a test gives up: much longer than it takes.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -20,6 +21,21 @@ pub struct Nodes {
     extra: Vec<String>,
     /// How nodes are started that are not like the others, by their place.
     pub setups: Vec<Setup>,
+    /// Where each listens for the others: not a port that the system or another test gives away while a node is down.
+    ports: Vec<u16>,
+}
+
+/// A UDP port, and one beside it, that are free and that nobody is given who does not ask for them.
+fn quiet_port() -> u16 {
+    let free = |port: u16| UdpSocket::bind(("127.0.0.1", port)).is_ok();
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").subsec_nanos();
+    let mut random = Random(u64::from(std::process::id()) << 32 | u64::from(nanos));
+    loop {
+        let port = 12_000 + u16::try_from(random.below(10_000)).expect("small") * 2;
+        if free(port) && free(port + 1) {
+            return port;
+        }
+    }
 }
 
 /// How a node is started.
@@ -63,7 +79,7 @@ impl Nodes {
     pub fn start_as(count: usize, extra: &[&str], setups: Vec<Setup>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let extra = extra.iter().map(|&one| one.to_owned()).collect();
-        let mut nodes = Self { folder, nodes: Vec::new(), extra, setups };
+        let mut nodes = Self { folder, nodes: Vec::new(), extra, setups, ports: Vec::new() };
         nodes.push(&["--cluster"]);
         let ticket = nodes.ticket(0);
         while nodes.nodes.len() < count {
@@ -114,6 +130,9 @@ impl Nodes {
         let name = format!("node{at}");
         command.args(words).args(["serve", "--listen", &listen, "--admin", &listen, "--cache"]);
         command.arg(self.cache(at)).args(["--size", setup.size, "--node-name", &name]);
+        if !setup.args.iter().any(|arg| arg == "--cluster-listen") {
+            command.args(["--cluster-listen", &format!("{}:{}", setup.ip, self.ports[at])]);
+        }
         command.args(&self.extra).args(&setup.args).args(how).envs(setup.env);
         let log = File::options().create(true).append(true).open(self.log_file(at))?;
         Node::spawn({
@@ -125,6 +144,7 @@ impl Nodes {
     /// Starts one more node.
     pub fn push(&mut self, how: &[&str]) -> usize {
         let at = self.nodes.len();
+        self.ports.push(quiet_port());
         let node = self.command(at, how);
         self.nodes.push(Some(node));
         at
