@@ -10,6 +10,10 @@ use crate::ids::StorageId;
 pub(super) const VERSION: u32 = 1;
 /// Bytes of a segment before its first record.
 pub(super) const HEADER: usize = 64;
+/// Segments shorter than this would hold little but their own state.
+pub(super) const MIN_SEGMENT: u64 = 4096;
+/// The length field of a record has 32 bits.
+pub(super) const MAX_SEGMENT: u64 = 1 << 31;
 const MAGIC: &[u8; 8] = b"SwRaftLg";
 const RECYCLED: u32 = 1;
 

@@ -127,6 +127,7 @@ impl Maker {
         let written = write_all(&*file, &mut [IoSlice::new(&header.encode())], 0);
         written.map_err(|(_, error)| self.file(act, from)(error))?;
         file.sync_data().map_err(self.file("flush", from))?;
+        file.forget();
         let name = segment_name(generation);
         self.volume.rename(from, &name).map_err(self.file("rename", from))?;
         self.volume.sync().map_err(self.file("flush the folder of", &name))?;

@@ -36,6 +36,9 @@ pub(super) trait SegmentFile: Send + Debug {
     fn write_at(&self, parts: &[IoSlice<'_>], at: u64) -> io::Result<usize>;
     /// Makes everything written durable.
     fn sync_data(&self) -> io::Result<()>;
+    /// Lets the system's cache of the file go. The cache keeps what was written or read at once as one piece of up to 1 MiB,
+    /// and a flush writes whole pieces: a short batch in it would cost all of it.
+    fn forget(&self) {}
 }
 
 /// Writes all of `parts`. What was written before an error is said with it.
@@ -63,6 +66,12 @@ pub(super) fn write_all(
         }
     }
     Ok(calls)
+}
+
+/// Whether a write failed because there is no room for it.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 /// Writes real zeros, durably: the first write into room that was only promised would have to be journaled by the file system.
@@ -177,5 +186,11 @@ impl SegmentFile for OnDisk {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn forget(&self) {
+        // Advice: nothing is wrong if it is not taken.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::fs::fadvise(&self.0, 0, None, rustix::fs::Advice::DontNeed);
     }
 }

@@ -6,19 +6,18 @@ use std::sync::Arc;
 
 use raft::prelude::Entry;
 
-use super::header::HEADER;
+use super::header::{HEADER, MAX_SEGMENT, MIN_SEGMENT};
 use super::prepare::{Maker, Prepared, Preparer, segment_name};
 use super::record::{self, Frame, Kind, LAST, REPLACES};
 use super::recover::{self, Found, Used};
 use super::shape::Shape;
-use super::volume::{Folder, SegmentFile, Volume, write_all, zero};
+use super::volume::{Folder, SegmentFile, Volume, is_full, write_all, zero};
 use super::{Batch, LogOptions, LogStats, LogStore, Recovered, SnapshotMark, Synced};
 use crate::error::ClusterError;
 
-/// Segments shorter than this would hold little but their own state.
-pub(super) const MIN_SEGMENT: u64 = 4096;
-/// The length field of a record has 32 bits.
-pub(super) const MAX_SEGMENT: u64 = 1 << 31;
+/// What the system caches at least as one; segments are a multiple of it.
+const PAGE: usize = 4096;
+static ZEROS: [u8; PAGE] = [0; PAGE];
 
 /// A Raft log in a folder of its own.
 ///
@@ -132,6 +131,7 @@ impl SegmentLog {
             let wiped = zero(&*file, found.at, used.header.len);
             wiped.map_err(ClusterError::file("clear the end of", volume.path(&name)))?;
         }
+        file.forget();
         Ok(Active { used, file, at: found.at })
     }
 
@@ -280,7 +280,12 @@ impl SegmentLog {
     fn write(&mut self, entries: &[Entry]) -> Result<(), ClusterError> {
         let Some(active) = &self.active else { return self.usable() };
         let name = segment_name(active.used.header.generation);
-        let written = write_all(&*active.file, &mut thread(&self.frame, entries), active.at);
+        let mut parts = thread(&self.frame, entries);
+        let end = active.at + self.frame.len() as u64;
+        // Pages are written whole, so that none is read before.
+        let rest = usize::try_from(end.next_multiple_of(PAGE as u64) - end).unwrap_or(0);
+        parts.push(IoSlice::new(&ZEROS[..rest]));
+        let written = write_all(&*active.file, &mut parts, active.at);
         match written {
             Ok(calls) => self.stats.writes += calls,
             // Nothing changed, and there may be room later.
@@ -391,10 +396,4 @@ fn thread<'a>(frame: &'a Frame, entries: &'a [Entry]) -> Vec<IoSlice<'a>> {
     }
     parts.push(IoSlice::new(&frame.heads[from..]));
     parts
-}
-
-/// Whether a write failed because there is no room for it.
-fn is_full(error: &io::Error) -> bool {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }

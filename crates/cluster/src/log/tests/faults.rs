@@ -27,10 +27,9 @@ fn a_batch_is_one_write_and_one_flush_and_no_byte_of_an_entry_is_copied() {
         stats.payload_bytes - written.payload_bytes,
         lie.iter().map(|(_, len)| *len as u64).sum::<u64>()
     );
-    assert_eq!(
-        stats.file_bytes - written.file_bytes,
-        stats.payload_bytes - written.payload_bytes + heads as u64
-    );
+    let own = stats.file_bytes - written.file_bytes - (stats.payload_bytes - written.payload_bytes);
+    // Zeros follow up to the end of the page.
+    assert!((own..own + 4096).contains(&(heads as u64)), "{heads} {own}");
 }
 
 #[test]
