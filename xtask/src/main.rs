@@ -106,7 +106,9 @@ fn bench(what: Bench) -> bool {
         Bench::Log => &["log"],
         Bench::Wire => &["wire"],
         Bench::Cluster => &["cluster"],
-        Bench::All => &["lookup", "http", "pool", "packet", "udp", "codec", "feed", "log", "wire", "cluster"],
+        Bench::All => {
+            &["lookup", "http", "pool", "packet", "udp", "codec", "feed", "log", "wire", "cluster"]
+        }
     };
     let cargo = || Command::new("cargo");
     if bins.contains(&"feed") {

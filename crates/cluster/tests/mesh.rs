@@ -46,6 +46,7 @@ async fn next(events: &mut Receiver<Event>) -> Event {
 async fn until(mut holds: impl FnMut() -> bool) {
     let waited = tokio::time::timeout(LIMIT, async {
         while !holds() {
+            // Pause: the condition is another task's; it is asked again.
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     });

@@ -145,7 +145,7 @@ impl World {
         node.image = running.log.crash(keep);
     }
 
-    fn post(&mut self, message: Message) {
+    fn post(&mut self, message: &Message) {
         let cut = self.cut.contains(&(message.from, message.to));
         if cut || (self.faults && self.random.one_in(20)) {
             return;
@@ -172,7 +172,7 @@ impl World {
             );
         }
         for message in messages {
-            self.post(message);
+            self.post(&message);
         }
         for persist in persist {
             let mark = persist.snapshot.as_ref().map(SnapshotMark::of);
@@ -208,7 +208,7 @@ impl World {
             running.core.persisted(last.number);
         }
         for message in flushed.into_iter().flat_map(|persist| persist.messages) {
-            self.post(message);
+            self.post(&message);
         }
     }
 

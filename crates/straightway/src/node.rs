@@ -294,6 +294,7 @@ fn cluster_config(
         name: settings.node_name.clone().unwrap_or_else(host_name),
         http: data.first().map_or_else(String::new, |data| format!("{scheme}://{data}")),
         copies: cluster.copies,
+        compress: cluster.compress,
         log_entries: cluster.log_entries,
     }
 }

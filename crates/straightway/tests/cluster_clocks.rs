@@ -39,6 +39,7 @@ fn insist(what: &str, mut act: impl FnMut() -> std::io::Result<u16>) {
             return;
         }
         assert!(Instant::now() < deadline, "{what}: {answer:?} in the end");
+        // Pause: another process is asked again.
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -60,7 +60,7 @@ fn path(key: usize) -> String {
 
 /// Any mix-up of keys, values or parts of them shows.
 fn body(key: usize, value: u32) -> Vec<u8> {
-    let len = if value % 7 == 0 { 100_000 } else { 200 };
+    let len = if value.is_multiple_of(7) { 100_000 } else { 200 };
     [&value.to_le_bytes()[..], &body_of(&path(key), u64::from(value), len)].concat()
 }
 
@@ -143,6 +143,7 @@ impl Shared {
     fn client(&self, seed: u64, writes: bool) {
         let mut random = Random(seed);
         while !self.stop.load(Ordering::Relaxed) {
+            // Pause: clients and faults come at times of their own.
             std::thread::sleep(Duration::from_millis(random.below(10)));
             let node = usize::try_from(random.below(3)).expect("small");
             let Some((data, admin)) = self.nodes.lock().expect("whole")[node] else { continue };
@@ -172,6 +173,7 @@ fn trouble(nodes: &mut Nodes, shared: &Shared) -> (u32, u32) {
     let (mut killed, mut stopped) = (0, 0);
     let began = Instant::now();
     let pause = |random: &mut Random, from: u64, to: u64| {
+        // Pause: clients and faults come at times of their own.
         std::thread::sleep(Duration::from_millis(from + random.below(to - from)));
     };
     while began.elapsed() < TROUBLE || killed < 2 || stopped < 2 {

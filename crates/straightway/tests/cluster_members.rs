@@ -46,6 +46,7 @@ fn serve(cache: &Path, how: &[&str]) -> Output {
             drop(child.kill());
             panic!("it goes on: {:?}", child.wait_with_output());
         }
+        // Pause: another process is asked again.
         std::thread::sleep(Duration::from_millis(20));
     }
     child.wait_with_output().expect("its output")

@@ -54,6 +54,7 @@ fn insist(what: &str, mut act: impl FnMut() -> std::io::Result<u16>) {
             return;
         }
         assert!(Instant::now() < deadline, "{what}: {answer:?} in the end");
+        // Pause: another process is asked again.
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -103,6 +104,7 @@ fn partition(
         }
     });
     while acknowledged.elapsed() < LEASE {
+        // Pause: another process is asked again.
         std::thread::sleep(Duration::from_millis(20));
     }
 

@@ -203,6 +203,7 @@ async fn the_members_of_a_cluster_are_shown_and_can_be_acted_on() {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             advertise: Vec::new(),
             copies: 1,
+            compress: None,
             log_entries: DEFAULT_LOG_ENTRIES,
         });
     })

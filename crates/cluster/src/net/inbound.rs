@@ -5,7 +5,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use iroh::endpoint::{Connection, ReadError, RecvStream, VarInt};
 use straightway_wire::raft::Lane;
-use straightway_wire::{Frame, Hello, Limits, MessageParser, MessageType, ParserStats, WireError};
+use straightway_wire::{
+    Decompressor, Frame, Hello, Limits, MessageParser, MessageType, ParserStats, WireError,
+};
 
 use super::LocalNode;
 use super::close::CloseCode;
@@ -123,7 +125,7 @@ async fn greet(
     let Some(peer) = shared.peer(member.id) else {
         return Err(Refused::quietly(CloseCode::Removed));
     };
-    peer.take_in(lane, hello.boot, connection)
+    peer.take_in(lane, &hello, connection)
         .map_err(|code| Refused::new(Refusal::Hello, code, code.to_string()))?;
     Ok((peer, reader))
 }
@@ -212,6 +214,8 @@ impl Reader {
         lane: Lane,
     ) -> Result<(), Refused> {
         let mut dispatcher = Dispatcher::new(shared, peer, lane);
+        let limits = Limits::for_messages(shared.limits.message(lane));
+        let mut decompressor = Decompressor::default();
         while let Some(frame) = self.next().await? {
             let (since, bytes) = (Instant::now(), frame.payload.len());
             let parsed = self.parser.stats();
@@ -219,7 +223,7 @@ impl Reader {
             Shared::received(peer, lane, bytes, gathered);
             shared.wire.parsed(&self.counted, &parsed);
             self.counted = parsed;
-            dispatcher.dispatch(frame).await?;
+            dispatcher.dispatch(decompressor.open(frame, &limits)?).await?;
             // How long the node was busy counts: the peer waits for it.
             shared.wire.processed(since.elapsed());
         }

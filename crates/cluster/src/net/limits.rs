@@ -2,6 +2,7 @@
 use std::time::Duration;
 
 use straightway_wire::raft::Lane;
+use straightway_wire::{Compression, FEATURE_LZ4, FEATURE_ZSTD};
 
 use super::gate::Rate;
 use super::queue::QueueLimits;
@@ -31,6 +32,8 @@ pub struct NetLimits {
     pub control_message: u32,
     /// Largest message on the append lane.
     pub append_message: u32,
+    /// How messages on the append lane are compressed, to and from members that have the same here. `None`: not at all.
+    pub compress: Option<Compression>,
     /// Bytes of one peer's messages that are received and not yet handled.
     pub inbound_bytes: usize,
     /// Calls of one peer that are being answered.
@@ -67,6 +70,7 @@ impl Default for NetLimits {
             batch_bytes: 256 << 10,
             control_message: 64 << 10,
             append_message: 16 << 20,
+            compress: None,
             inbound_bytes: 32 << 20,
             calls_answered: 64,
             calls_pending: 256,
@@ -82,6 +86,15 @@ impl Default for NetLimits {
 }
 
 impl NetLimits {
+    /// What this node says in its hello that it can do.
+    pub(crate) fn features(&self) -> u64 {
+        match self.compress {
+            None => 0,
+            Some(Compression::Zstd) => FEATURE_ZSTD,
+            Some(Compression::Lz4) => FEATURE_LZ4,
+        }
+    }
+
     /// Largest message on `lane`.
     pub(crate) fn message(&self, lane: Lane) -> u32 {
         match lane {

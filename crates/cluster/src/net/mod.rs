@@ -42,5 +42,6 @@ pub use queue::QueueLimits;
 pub use refusals::Refusal;
 pub use rpc::{MAX_CALL_BYTES, Service};
 pub use shared::{Held, Inbound};
+pub use straightway_wire::Compression;
 pub use straightway_wire::raft::Lane;
 pub use ticket::{JoinRole, Ticket, TicketError, TicketId, TicketMember, TicketSecret};

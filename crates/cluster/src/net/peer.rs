@@ -1,12 +1,13 @@
 //! What is known of a peer, and what connects to it.
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use iroh::endpoint::Connection;
 use parking_lot::{Mutex, RwLock};
-use straightway_wire::Pending;
 use straightway_wire::raft::Lane;
+use straightway_wire::{Hello, Pending};
 use tokio::sync::{Semaphore, watch};
 
 use super::close::CloseCode;
@@ -64,6 +65,8 @@ pub(crate) struct Peer {
     pub(crate) transfers: Arc<Semaphore>,
     /// Transfers that the peer began.
     pub(crate) served: Arc<Semaphore>,
+    /// What it said last that it can do; nothing while it has not spoken.
+    features: AtomicU64,
     /// Calls that wait for its answer.
     pub(crate) calls: Pending,
     stop: watch::Sender<bool>,
@@ -85,6 +88,7 @@ impl Peer {
             answering: permits(limits.calls_answered),
             transfers: permits(limits.transfers),
             served: permits(limits.transfers),
+            features: AtomicU64::new(0),
             calls: Pending::new(limits.calls_pending),
             stop: watch::Sender::new(false),
         }
@@ -118,6 +122,11 @@ impl Peer {
         &self.control
     }
 
+    /// What the peer can do.
+    pub(crate) fn features(&self) -> u64 {
+        self.features.load(Ordering::Relaxed)
+    }
+
     /// The bulk connection, if it is there and alive.
     pub(crate) fn bulk_connection(&self) -> Option<Connection> {
         self.bulk_connection.lock().clone().filter(|bulk| bulk.close_reason().is_none())
@@ -132,9 +141,10 @@ impl Peer {
     pub(crate) fn take_in(
         &self,
         lane: Lane,
-        boot: u64,
+        hello: &Hello,
         connection: &Connection,
     ) -> Result<(), CloseCode> {
+        let boot = hello.boot;
         let restarted = {
             let mut inbound = self.inbound.lock();
             if boot < inbound.boot {
@@ -146,6 +156,7 @@ impl Peer {
                 inbound.connections.iter_mut().for_each(|old| supersede(old.take()));
             }
             supersede(inbound.connections[lane as usize].replace(connection.clone()));
+            self.features.store(hello.features, Ordering::Relaxed);
             restarted
         };
         if restarted {

@@ -66,7 +66,7 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, lane: Lane) {
                         connection.close(CloseCode::Stopping.var_int(), CloseCode::Stopping.to_string().as_bytes());
                         break;
                     }
-                    lost = pump(&shared, out, &connection, stream, &mut redial) => lost,
+                    lost = pump(&shared, &peer, out, &connection, stream, &mut redial) => lost,
                 };
                 connection.close(CloseCode::Superseded.var_int(), b"");
                 if since.elapsed() >= GOOD {
@@ -139,6 +139,7 @@ pub(crate) async fn dial_with_hello(
 /// makes up the next one.
 async fn pump(
     shared: &Shared,
+    peer: &Peer,
     out: &OutLane,
     connection: &Connection,
     mut stream: SendStream,
@@ -160,6 +161,9 @@ async fn pump(
             continue;
         }
         let messages = batch.len();
+        if out.lane == Lane::Append {
+            encoder.compress(limits.features() & peer.features());
+        }
         lens.clear();
         for item in batch.drain(..) {
             match encoder.encode(item) {

@@ -163,6 +163,7 @@ impl Shared {
             storage: self.node.storage.0,
             boot: self.node.boot,
             max_message: self.limits.message(lane),
+            features: self.limits.features(),
             ..Hello::default()
         }
     }

@@ -2,6 +2,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use straightway_wire::Compression;
+
 use crate::net::Ticket;
 
 /// How a node comes to its cluster.
@@ -33,4 +35,6 @@ pub struct ClusterConfig {
     pub copies: usize,
     /// Entries behind what is durable at which the log is cut. A member that was away for longer takes a snapshot.
     pub log_entries: u64,
+    /// How append messages over 4 KiB are compressed, to and from members that are set alike. `None`: not at all.
+    pub compress: Option<Compression>,
 }

@@ -201,13 +201,9 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
     };
     let known = member_addresses(&catalogue);
     let known = if known.is_empty() { seeds } else { known };
-    let network = Network::start(
-        NetConfig::new(listen, identity.secret().clone(), node),
-        inbound_sender,
-        handlers,
-        &known,
-    )
-    .await?;
+    let mut net = NetConfig::new(listen, identity.secret().clone(), node);
+    net.limits.compress = config.compress;
+    let network = Network::start(net, inbound_sender, handlers, &known).await?;
     let mesh = Mesh::start(mesh, id, identity.key(), &catalogue)?;
     let conf_state = storage.conf_state();
     let applied = catalogue.applied().index;

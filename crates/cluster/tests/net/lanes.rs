@@ -4,7 +4,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft::prelude::MessageType;
 use straightway_cluster::ClusterError;
-use straightway_cluster::net::{Inbound, Lane, MAX_CALL_BYTES, NetLimits, PeerStats, QueueLimits};
+use straightway_cluster::net::{
+    Compression, Inbound, Lane, MAX_CALL_BYTES, NetLimits, PeerStats, QueueLimits,
+};
 
 use crate::support::{LONG, Node, Start, append, cluster, message, soon, until};
 
@@ -49,6 +51,32 @@ async fn members_exchange_messages_on_both_lanes() {
     for node in &nodes {
         node.network.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_are_compressed_where_both_sides_have_said_so() {
+    let start = |id| {
+        let mut start = Start::new(id);
+        start.limits.compress = (id < 3).then_some(Compression::Zstd);
+        start
+    };
+    let mut nodes = cluster((1..=3).map(start)).await;
+    for to in [2, 3] {
+        until("its hello", || stats(&nodes[0], to).inbound[1]).await;
+        nodes[0].network.send_raft(to, Lane::Append, append(1, to, 300_000, 7));
+    }
+    for node in &mut nodes[1..] {
+        let (_, message) = node.message().await;
+        assert_eq!(message, append(1, node.id, 300_000, 7));
+    }
+    let sent = |to| stats(&nodes[0], to).append;
+    until("both to be counted", || [2, 3].iter().all(|to| sent(*to).sent == 1)).await;
+    assert!(sent(2).sent_bytes < 3000, "{:?}", sent(2));
+    assert!(sent(3).sent_bytes > 300_000, "{:?}", sent(3));
+    until("its hello", || stats(&nodes[1], 1).inbound[1]).await;
+    nodes[1].network.send_raft(1, Lane::Append, append(2, 1, 300_000, 9));
+    assert_eq!(nodes[0].message().await, (2, append(2, 1, 300_000, 9)));
+    assert!(stats(&nodes[0], 2).append.received_bytes < 3000);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

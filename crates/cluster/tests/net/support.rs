@@ -37,6 +37,7 @@ pub(crate) async fn soon<T>(what: &str, happens: impl Future<Output = T>) -> T {
 pub(crate) async fn until(what: &str, so: impl Fn() -> bool) {
     soon(what, async {
         while !so() {
+            // Pause: the condition is another task's; it is asked again.
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     })

@@ -351,6 +351,7 @@ async fn a_slow_reader_holds_its_own_stream_only() {
     while let Some(chunk) = soon("a chunk", slow.next_chunk()).await.expect("right") {
         len += chunk.len();
         if len % (1 << 20) == 0 {
+            // Pause: the slow reader is the fault.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

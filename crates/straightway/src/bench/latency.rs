@@ -158,7 +158,7 @@ mod tests {
             let (left, right) = times.split_at(split.index(times.len()));
             let count = |times: &[u64]| {
                 let mut latencies = Latencies::default();
-                for ns in &times {
+                for ns in times {
                     latencies.note(*ns);
                 }
                 latencies

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use straightway_cache::IoMode;
 use straightway_cluster::{Start, Ticket};
 use straightway_codec::OptimizerMode;
+use straightway_wire::Compression;
 use thiserror::Error;
 
 use crate::config::settings::{
@@ -142,6 +143,8 @@ options! {
     #[arg(long, env = "STRAIGHTWAY_CLUSTER_ADVERTISE", value_name = "ADDRS")] cluster_advertise,
     /// Members that keep a copy of each object that is stored, never fewer than a majority [default: 3]
     #[arg(long, env = "STRAIGHTWAY_COPIES", value_name = "N")] copies,
+    /// Compress what the cluster's log carries, to members set alike: no, zstd or lz4 [default: no]
+    #[arg(long, env = "STRAIGHTWAY_CLUSTER_COMPRESS", value_name = "CODEC")] cluster_compress,
     /// Entries at which the log of changes is cut; a member that was away for longer takes a snapshot [default: 10000]
     #[arg(long, env = "STRAIGHTWAY_LOG_ENTRIES", value_name = "N")] log_entries,
     /// Folder for a cluster node's key, log and catalogue [default: beside the cache file, ending in .data]
@@ -251,6 +254,7 @@ impl ServeOptions {
             listen: SocketAddr::new(ip, 0),
             advertise: Vec::new(),
             copies: DEFAULT_COPIES,
+            compress: None,
             log_entries: DEFAULT_LOG_ENTRIES,
         };
         set(&mut cluster.listen, "cluster_listen", self.cluster_listen.as_ref(), address)?;
@@ -263,6 +267,13 @@ impl ServeOptions {
         set(&mut cluster.copies, "copies", self.copies.as_ref(), count)?;
         set(&mut cluster.log_entries, "log_entries", self.log_entries.as_ref(), |text| {
             count(text).map(|entries| entries as u64)
+        })?;
+        let compress = self.cluster_compress.as_ref();
+        set(&mut cluster.compress, "cluster_compress", compress, |text| match text {
+            "no" => Ok(None),
+            "zstd" => Ok(Some(Compression::Zstd)),
+            "lz4" => Ok(Some(Compression::Lz4)),
+            _ => Err(format!("{text:?} is no codec; choose no, zstd or lz4")),
         })?;
         s.cluster = Some(cluster);
         Ok(())

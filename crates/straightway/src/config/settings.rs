@@ -7,6 +7,7 @@ use std::time::Duration;
 use straightway_cache::{IoMode, ZeroCopyConfig};
 use straightway_cluster::Start;
 use straightway_codec::OptimizerMode;
+use straightway_wire::Compression;
 
 use crate::feed::FeedLimits;
 
@@ -82,6 +83,8 @@ pub struct ClusterSettings {
     pub advertise: Vec<SocketAddr>,
     /// Members that keep a copy of each object.
     pub copies: usize,
+    /// How entries of the log are compressed between members that are set alike.
+    pub compress: Option<Compression>,
     /// Entries at which the log is cut.
     pub log_entries: u64,
 }

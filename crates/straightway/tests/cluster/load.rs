@@ -92,6 +92,7 @@ impl Load {
                 return answered[0];
             }
             assert!(Instant::now() < deadline, "node {at} acknowledged {answered:?} of {count}");
+            // Pause: other processes are asked, and must have something of the processor.
             std::thread::sleep(PAUSE);
         }
     }
@@ -154,13 +155,14 @@ fn write(told: &Mutex<Told>, at: usize, name: usize) {
             let mut told = lock(told);
             match &status {
                 Ok(201) => {
-                    told.acknowledged.push(Acknowledged { path, len, node: at, sent, answered })
+                    told.acknowledged.push(Acknowledged { path, len, node: at, sent, answered });
                 }
                 Ok(503) | Err(_) => told.failed += 1,
                 Ok(other) => told.odd.push(format!("PUT {path} to node {at} gave {other}")),
             }
         }
         // Leaves the processor to those who work, and does not hammer on closed doors.
+        // Pause: other processes are asked, and must have something of the processor.
         std::thread::sleep(if status.is_ok() { PAUSE / 2 } else { PAUSE * 2 });
     }
 }
@@ -182,6 +184,7 @@ pub fn serves(nodes: &Nodes, at: usize, acknowledged: &[Acknowledged]) {
             if !matches!(&answer, Ok(answer) if answer.status == 503) {
                 break;
             }
+            // Pause: other processes are asked, and must have something of the processor.
             std::thread::sleep(PAUSE);
             answer = client.get(path);
         }

@@ -12,9 +12,10 @@ use serde_json::Value;
 use crate::process::{Client, Node, Random};
 
 /// How long anything may take before a test gives up: much longer than it takes.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A cluster's nodes, by their place in it; `None`: not running.
+#[expect(clippy::struct_field_names, reason = "nodes of the cluster are what it is")]
 pub struct Nodes {
     pub folder: tempfile::TempDir,
     pub nodes: Vec<Option<Node>>,
@@ -240,6 +241,7 @@ impl Nodes {
         while !holds(self) {
             assert!(Instant::now() < deadline, "waited {PATIENCE:?} for: {what}");
             // Other processes cannot be waited for in any other way.
+            // Pause: another process is asked again.
             std::thread::sleep(Duration::from_millis(20));
         }
     }

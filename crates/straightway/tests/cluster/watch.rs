@@ -69,6 +69,7 @@ impl Watch {
                     let look = Look { node, path: path.clone(), sent, status, body };
                     looks.lock().expect("whole").push(look);
                     // Leaves something of the processor to those that are asked.
+                    // Pause: another process is asked again.
                     std::thread::sleep(Duration::from_millis(2));
                 }
             })

@@ -293,7 +293,8 @@ mod tests {
                 .map(|n| {
                     let call = 1 + random(&mut seed, 12);
                     let end = call + 1 + random(&mut seed, 8);
-                    let claim = [None, Some(true), Some(false)][random(&mut seed, 3) as usize];
+                    let claim = [None, Some(true), Some(false)]
+                        [usize::try_from(random(&mut seed, 3)).expect("few")];
                     let value = u32::try_from(n).expect("few");
                     let action = match random(&mut seed, 4) {
                         0 => Action::Put { value, replaced: claim },
@@ -322,7 +323,7 @@ mod tests {
         let mut history = Vec::new();
         for n in 0..len {
             now += 1 + random(seed, 10);
-            let client = (random(seed, 5)) as usize;
+            let client = usize::try_from(random(seed, 5)).expect("few");
             let call = now.saturating_sub(random(seed, 30)).max(free_at[client] + 1);
             now = now.max(call);
             let end = now + 1 + random(seed, 30);

@@ -191,8 +191,10 @@ fn a_member_that_is_behind_and_asks_holds_up_nobody_for_longer_than_a_lease() {
         assert_eq!(table.confirmed(round, 5, commit, at(now)).len(), 1);
         // Only the first two were good for serving what it took away; the last of them was recorded at 3050.
         let expected = if now < 5250 { Wait::Until(at(5250)) } else { Wait::Released };
-        let other = [1, 3];
-        other.iter().for_each(|id| table.applied(*id, 200));
+
+        for id in [1, 3] {
+            table.applied(id, 200);
+        }
         if seq >= 1 {
             assert_eq!(table.wait_for(50, at(now)), expected, "at {now}");
         }

@@ -1,3 +1,4 @@
+//! What is a ticket, and what is none.
 use super::*;
 use proptest::prelude::*;
 
