@@ -28,6 +28,8 @@ where
     if std::env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_none() {
         return (None, None);
     }
+    // The exporter's HTTP client takes whatever TLS there is: ours. It may have been chosen before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let exporter = match opentelemetry_otlp::SpanExporter::builder().with_http().build() {
         Ok(exporter) => exporter,
         Err(error) => {
