@@ -11,7 +11,7 @@ use crate::read::Object;
 /// Removals that are handed to the committer together.
 const SWEEP_BATCH: usize = 256;
 
-/// The sweep's thread: returns after [`Rules::stop`].
+/// The sweep's thread: returns after [`crate::purge::Rules::stop`].
 pub(crate) fn run(core: &Arc<Core>) {
     while core.rules.wait() {
         let rules = core.rules.unswept();
