@@ -4,7 +4,7 @@
 //! [`buffer`].
 //! [`node::run`] starts a node from checked settings; [`node::Node`] is the same for programs that hold one.
 //!
-//! Arrows point down: [`cli`] → [`node`], [`client`], [`bench`], [`probe`] → [`mod@server`], [`admin`] → [`mod@http`] → [`state`] → [`counters`], [`config`].
+//! Arrows point down: [`cli`] → [`node`], [`client`], [`mod@bench`], [`probe`] → [`mod@server`], [`admin`] → [`mod@http`] → [`state`] → [`counters`], [`config`].
 #![forbid(unsafe_code)]
 
 pub mod admin;

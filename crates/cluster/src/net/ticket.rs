@@ -1,7 +1,7 @@
 //! The text that lets one node into a cluster, once.
 //!
 //! `swjoin1` and then, in lower-case base32 without padding: the cluster, where its members are, what the joiner will be, until when
-//! the ticket is good, a secret, and a checksum over all of that. The secret never crosses the wire (see [`crate::net::join`]).
+//! the ticket is good, a secret, and a checksum over all of that. The secret never crosses the wire (see [`mod@crate::net::join`]).
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
