@@ -73,7 +73,7 @@ borrowed!(&[u8; N], N);
 
 /// A message out of its bytes. Its entries, contexts and snapshot are slices of `data`.
 ///
-/// What it says has not been judged: see [`validate`](super::validate).
+/// What it says has not been judged: see [`validate`](super::validate()).
 #[expect(clippy::needless_pass_by_value, reason = "a buffer, or a reference to one")]
 pub fn deserialize_raft_message_fast(data: impl IntoWireBytes) -> Result<Message, WireError> {
     from_bytes(&data, "a Raft message")
