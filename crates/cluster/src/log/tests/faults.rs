@@ -9,7 +9,7 @@ fn a_batch_is_one_write_and_one_flush_and_no_byte_of_an_entry_is_copied() {
     // Into a segment that has just been begun: beginning one has another made, by a thread whose calls are counted, too.
     let (mut next, rolled) = (161, log.stats().rolled);
     while log.stats().rolled == rolled {
-        append(&mut log, of(&entries(next..next + 1, 1, 100)));
+        append(&mut log, of(&entries(next..=next, 1, 100)));
         next += 1;
     }
     log.settle();
