@@ -44,6 +44,7 @@ pub fn run() {
             http: String::new(),
             copies: 3,
             log_entries: 10_000,
+            compress: None,
         };
         let cluster = Cluster::start(config, Arc::new(MemoryStore::new()), Arc::new(Nobody)).await.expect("a member");
         if ticket.is_none() {

@@ -30,8 +30,8 @@ fn serve(folder: &Path, name: &str, how: &[&str]) -> (Child, String, String) {
         let url = || url().trim_end_matches('/').to_owned();
         match line.as_str() {
             "READY" => break,
-            _ if line.contains("data") => data = url(),
-            _ if line.contains("admin") => admin = url(),
+            _ if line.starts_with("listening data") => data = url(),
+            _ if line.starts_with("listening admin") => admin = url(),
             _ => {}
         }
     }
