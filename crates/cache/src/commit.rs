@@ -83,6 +83,8 @@ pub(crate) enum Change {
 pub(crate) enum Why {
     /// A purge that is durable and was told covers it.
     Swept,
+    /// Nobody asks for it any more: neither flushed nor told.
+    Discarded,
     /// Somebody removes the key; `live`: an object that could be read was seen.
     Removed { key: String, live: bool },
     /// Somebody purges the key.
@@ -183,6 +185,24 @@ impl Committer {
         let (reply, answer) = oneshot::channel();
         self.hand_in(change, held, reply)?;
         answer.await.map_err(|_| CacheError::Closed)?
+    }
+
+    /// As [`Self::commit`] for several changes (64 at most), which share as few batches as can be; the first that failed
+    /// is told.
+    pub(crate) async fn commit_all(&self, changes: Vec<Change>) -> Result<(), CacheError> {
+        let together = u32::try_from(changes.len()).unwrap_or(u32::MAX);
+        // All at once: several callers that take one after the other could wait for each other for ever.
+        let _permits = self.permits.acquire_many(together).await.map_err(|_| CacheError::Closed)?;
+        let mut answers = Vec::with_capacity(changes.len());
+        for change in changes {
+            let (reply, answer) = oneshot::channel();
+            self.hand_in(change, None, reply)?;
+            answers.push(answer);
+        }
+        for answer in answers {
+            answer.await.map_err(|_| CacheError::Closed)??;
+        }
+        Ok(())
     }
 
     /// As [`Self::commit`], from a thread that may block.
@@ -396,7 +416,7 @@ impl Decided {
                 let applied = matches(*current, previous);
                 if applied {
                     self.overlay.insert(*hash, None);
-                    self.sync |= !matches!(why, Why::Swept);
+                    self.sync |= !matches!(why, Why::Swept | Why::Discarded);
                     if matches!(why, Why::Purged { .. }) {
                         // What was committed before is removed here; what began before and comes later is not entered.
                         core.rules.purge_uploads(*hash);
@@ -483,6 +503,7 @@ impl JournalWriter {
         }
         if decided.sync {
             core.device.sync()?;
+            core.counters.journal_flushes.add(1);
             self.unflushed.clear();
             self.synced = head.saturating_sub(1);
         }

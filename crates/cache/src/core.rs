@@ -254,6 +254,7 @@ impl Core {
     fn tell(&self, why: Why, found: bool) {
         match why {
             Why::Swept => {}
+            Why::Discarded => self.counters.removes.add(u64::from(found)),
             Why::Removed { key, live } => {
                 if live && found {
                     self.counters.removes.add(1);

@@ -35,6 +35,8 @@ pub struct CacheStats {
     pub no_space: u64,
     /// Index checkpoints written.
     pub checkpoints: u64,
+    /// Times that journaled changes were flushed to the medium.
+    pub journal_flushes: u64,
     /// Bytes verified by the background scrubber.
     pub scrubbed_bytes: u64,
 }
@@ -86,6 +88,7 @@ pub(crate) struct Counters {
     pub(crate) io_errors: Counter,
     pub(crate) no_space: Counter,
     pub(crate) checkpoints: Counter,
+    pub(crate) journal_flushes: Counter,
     pub(crate) scrubbed_bytes: Counter,
 }
 
@@ -105,6 +108,7 @@ impl Counters {
             io_errors: self.io_errors.read(),
             no_space: self.no_space.read(),
             checkpoints: self.checkpoints.read(),
+            journal_flushes: self.journal_flushes.read(),
             scrubbed_bytes: self.scrubbed_bytes.read(),
             ..CacheStats::default()
         }

@@ -60,6 +60,7 @@ pub const CACHE: &[Stat<CacheStats>] = stats! {
     Counter io_errors "" "Reads or writes that the system refused." |s| s.io_errors;
     Counter no_space "" "Stores that found no space." |s| s.no_space;
     Counter checkpoints "" "Index checkpoints written." |s| s.checkpoints;
+    Counter journal_flushes "" "Times that journaled changes were flushed to the medium." |s| s.journal_flushes;
     Counter scrubbed_bytes "bytes" "Bytes verified by the background scrubber." |s| s.scrubbed_bytes;
 };
 

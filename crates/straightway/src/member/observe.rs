@@ -34,8 +34,9 @@ impl ClusterObserver {
         let store = CacheStore::new(cache.clone());
         if self.forget.set(sender).is_ok() {
             tokio::spawn(async move {
-                while let Some(objects) = objects.recv().await {
-                    store.forget(objects).await;
+                let mut some = Vec::new();
+                while objects.recv_many(&mut some, 64).await > 0 {
+                    store.forget(some.drain(..).flatten().collect()).await;
                 }
             });
         }

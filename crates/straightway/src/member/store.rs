@@ -96,11 +96,11 @@ impl ObjectStore for CacheStore {
 
     fn forget(&self, ids: Vec<ObjectId>) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            for id in ids {
-                if let Err(error) = self.0.remove(&object_key(id)).await {
-                    // Nobody can ask for it any more; its space is reused in time.
-                    tracing::warn!(%error, "an object of the cluster could not be removed");
-                }
+            // What a crash brings back is found by the sweep: a name is never used twice.
+            let keys: Vec<String> = ids.into_iter().map(object_key).collect();
+            if let Err(error) = self.0.discard(&keys).await {
+                // Nobody can ask for them any more; their space is reused in time.
+                tracing::warn!(%error, "objects of the cluster could not be removed");
             }
         })
     }
@@ -159,7 +159,9 @@ impl ObjectReader for Reader {
             // Copied into a pooled buffer: encryption reads the bytes, and must not meet a file that was cut short.
             let read = self.object.read(offset..end, Reason::Encrypt).await;
             let bytes = read.map_err(failed("reading an object"))?;
-            self.object.prefetch(end..end.saturating_add(1 << 20).min(self.object.len()));
+            if end < self.object.len() {
+                self.object.prefetch(end..end.saturating_add(1 << 20).min(self.object.len()));
+            }
             Ok(bytes)
         })
     }
