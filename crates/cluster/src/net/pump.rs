@@ -160,7 +160,6 @@ async fn pump(
             }
             continue;
         }
-        let messages = batch.len();
         if out.lane == Lane::Append {
             encoder.compress(limits.features() & peer.features());
         }
@@ -174,7 +173,7 @@ async fn pump(
                 }
             }
         }
-        let bytes = encoder.segments.len_bytes();
+        let (messages, bytes) = (lens.len(), encoder.segments.len_bytes());
         tokio::select! {
             written = stream.write_all_chunks(encoder.segments.finish()) => {
                 if let Err(error) = written {

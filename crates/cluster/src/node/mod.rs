@@ -92,6 +92,9 @@ pub(crate) struct Shared {
     estranged: Estranged,
     /// Why the node has stopped, once it has.
     failed: watch::Sender<Option<String>>,
+    /// Sent and listened for while this is there.
+    beacons: Mutex<Option<Discovery>>,
+    releases: change::Releases,
     threads: Mutex<Option<stop::Threads>>,
     /// Keeps the data folder to this process.
     _identity: Identity,

@@ -9,6 +9,7 @@ use straightway_wire::raft::decode_conf_state;
 use tokio::sync::{mpsc, watch};
 
 use super::apply::{Applier, Marks, Observer};
+use super::change::Releases;
 use super::disk::{Disk, Jobs, Outbox};
 use super::drive::{Driver, State, members_of};
 use super::enrol::{
@@ -31,7 +32,7 @@ use super::{inbox, installing};
 use crate::catalogue::Catalogue;
 use crate::core::Core;
 use crate::error::ClusterError;
-use crate::ids::{ClusterId, StorageId};
+use crate::ids::{ClusterId, RaftId, StorageId};
 use crate::lease::{LeaseTable, boot_clock};
 use crate::log::{LogOptions, RaftStorage, SegmentLog};
 use crate::net::{Handlers, Identity, Lane, LocalNode, MemberAddress, NetConfig, Network};
@@ -285,6 +286,7 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
         _identity: identity,
     });
     // Set once, here.
+        releases: Releases::default(),
     let _ = later.0.set(Arc::downgrade(&shared));
     let threads = Threads {
         tasks: task_sender,
@@ -344,3 +346,7 @@ impl Outbox for Lanes {
         self.0.send_raft(message.to, lane, message);
     }
 }
+
+    fn refused(&self, peer: RaftId, lane: Lane, why: &dyn std::fmt::Display) {
+        self.0.refuse(peer, lane, why);
+    }
