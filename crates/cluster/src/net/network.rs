@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use iroh::SecretKey;
@@ -222,6 +222,19 @@ impl Network {
             for lane in [Lane::Control, Lane::Append] {
                 shared.spawn(pump::run(Arc::clone(shared), Arc::clone(&peer), lane));
             }
+        }
+    }
+
+    /// Whether the key is a member's.
+    pub fn knows(&self, key: &NodeKey) -> bool {
+        self.shared.members.contains(*key)
+    }
+
+    /// A member may be found at these addresses. They need not be true: whoever is dialled there has to prove its key.
+    pub fn hint(&self, key: &NodeKey, addresses: &[SocketAddr]) {
+        let member = self.shared.members.by_key(*key);
+        if let Some(peer) = member.and_then(|member| self.shared.peer(member.id)) {
+            peer.hint(addresses, self.shared.limits.redial_most, Instant::now());
         }
     }
 

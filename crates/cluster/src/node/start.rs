@@ -56,7 +56,7 @@ impl Cluster {
         observer: Arc<dyn Observer>,
     ) -> Result<Self, ClusterError> {
         let mut identity = Identity::open(&config.data_dir)?;
-        let listen = listen_address(&config, &identity)?;
+        let (listen, reserved) = listen_address(&config, &identity)?;
         let mesh = mesh_socket(listen)?;
         let me = Me {
             name: config.name.clone(),
@@ -64,14 +64,16 @@ impl Cluster {
             mesh: mesh_addresses(&config, &mesh)?,
             http: config.http.clone(),
         };
-        let mut seeds = Vec::new();
         if identity.record().raft_id == 0 {
             clear(&config.data_dir)?;
-            seeds = enrol(&config, listen, &me, &mut identity).await?;
+            enrol(&config, listen, &me, &mut identity).await?;
         }
         check_ticket(&config, &identity)?;
         let parts = open(&config, &identity)?;
-        let plan = Plan { config, listen, me, mesh, identity, seeds, store, observer };
+        if !identity.record().members.is_empty() && !parts.catalogue.members().is_empty() {
+            identity.update(|record| record.members.clear())?;
+        }
+        let plan = Plan { config, listen, reserved, me, mesh, identity, store, observer };
         build(plan, parts).await
     }
 }
@@ -163,10 +165,11 @@ impl Later {
 struct Plan {
     config: ClusterConfig,
     listen: SocketAddr,
+    /// Holds that address until the network takes it.
+    reserved: UdpSocket,
     me: Me,
     mesh: UdpSocket,
     identity: Identity,
-    seeds: Vec<MemberAddress>,
     store: Arc<dyn ObjectStore>,
     observer: Arc<dyn Observer>,
 }
@@ -176,7 +179,7 @@ struct Plan {
     reason = "one list of parts, in the order in which they need each other"
 )]
 async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
-    let Plan { config, listen, me, mesh, identity, seeds, store, observer } = plan;
+    let Plan { config, listen, reserved, me, mesh, identity, store, observer } = plan;
     let Parts { catalogue, log, storage } = parts;
     let record = identity.record().clone();
     let (id, boot) = (record.raft_id, identity.boot());
@@ -201,9 +204,11 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
         join: Arc::new(Gatekeeper(later.clone())),
     };
     let known = member_addresses(&catalogue);
-    let known = if known.is_empty() { seeds } else { known };
+    // Before the first snapshot has come: whoever brings it must be let in.
+    let known = if known.is_empty() { record.members.clone() } else { known };
     let mut net = NetConfig::new(listen, identity.secret().clone(), node);
     net.limits.compress = config.compress;
+    drop(reserved);
     let network = Network::start(net, inbound_sender, handlers, &known).await?;
     let mesh = Mesh::start(mesh, id, identity.key(), &catalogue)?;
     let conf_state = storage.conf_state();
@@ -281,12 +286,12 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
         holdings,
         fetches: Fetches::default(),
         estranged: Estranged::default(),
+        releases: Releases::default(),
         failed: watch::Sender::new(None),
         threads: Mutex::new(None),
         _identity: identity,
     });
     // Set once, here.
-        releases: Releases::default(),
     let _ = later.0.set(Arc::downgrade(&shared));
     let threads = Threads {
         tasks: task_sender,
@@ -345,8 +350,8 @@ impl Outbox for Lanes {
         };
         self.0.send_raft(message.to, lane, message);
     }
-}
 
     fn refused(&self, peer: RaftId, lane: Lane, why: &dyn std::fmt::Display) {
         self.0.refuse(peer, lane, why);
     }
+}
