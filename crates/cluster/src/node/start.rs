@@ -27,7 +27,7 @@ use super::snapshots::{self, Frozen};
 use super::stop::{Threads, thread};
 use super::tasks::{introduce, receive, refresh_mesh, tell_leader};
 use super::wake::Wake;
-use super::{Cluster, ClusterConfig, Shared, Start, addresses_of, expire, members, rpc};
+use super::{Cluster, ClusterConfig, Shared, Start, addresses_of, discover, expire, members, rpc};
 use super::{inbox, installing};
 use crate::catalogue::Catalogue;
 use crate::core::Core;
@@ -286,6 +286,7 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
         holdings,
         fetches: Fetches::default(),
         estranged: Estranged::default(),
+        beacons: Mutex::default(),
         releases: Releases::default(),
         failed: watch::Sender::new(None),
         threads: Mutex::new(None),
@@ -303,6 +304,9 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
         ],
     };
     *shared.threads.lock() = Some(threads);
+    if config.discover {
+        discover::start(&shared, listen.ip(), &me.addresses);
+    }
     let weak = Arc::downgrade(&shared);
     tokio::spawn(receive(weak.clone(), inbound));
     tokio::spawn(leases::ask(weak.clone()));

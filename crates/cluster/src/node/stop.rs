@@ -79,6 +79,7 @@ impl Shared {
         self.hand_over().await;
         self.leases.holder.lock().revoke();
         self.mesh.stop();
+        drop(self.beacons.lock().take());
         // The driver first: it feeds the others.
         while matches!(self.letterbox.put(Input::Stop), Err(ClusterError::Busy { .. })) {
             tokio::time::sleep(STOP_PAUSE).await;
