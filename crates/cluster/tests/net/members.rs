@@ -193,7 +193,9 @@ async fn a_node_that_did_not_hear_the_answer_joins_again_as_the_same_one() {
         biased;
         // It ends as soon as it is a member, which it does not know.
         () = until("a second member", || members() == 2) => {}
-        started = start(config(folders[1].path(), join(&ticket))) => drop(started.expect("joined").stop().await),
+        started = start(config(folders[1].path(), join(&ticket))) => {
+            started.expect("joined").stop().await;
+        }
     }
     // It may be started elsewhere than before.
     let place = free();

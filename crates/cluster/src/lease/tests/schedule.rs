@@ -296,19 +296,24 @@ impl World {
                 self.node(b).0.table.applied(a, applied);
             }
             4 => self.hurry(a),
-            30 => match self.random.below(12) {
-                0 | 1 => self.elect(a),
-                2 => self.restart(a),
-                4 => self.install(a),
-                3 if self.top() != Some(a) => {
-                    let members = self.members(self.committed());
-                    if members.len() > 3 && members.contains(&a) {
-                        self.commit(Entry::Remove(a));
-                    }
-                }
-                _ => {}
-            },
+            30 => self.upset(a),
             _ => self.acknowledge(a),
+        }
+    }
+
+    /// What happens seldom.
+    fn upset(&mut self, id: RaftId) {
+        match self.random.below(12) {
+            0 | 1 => self.elect(id),
+            2 => self.restart(id),
+            3 if self.top() != Some(id) => {
+                let members = self.members(self.committed());
+                if members.len() > 3 && members.contains(&id) {
+                    self.commit(Entry::Remove(id));
+                }
+            }
+            4 => self.install(id),
+            _ => {}
         }
     }
 
