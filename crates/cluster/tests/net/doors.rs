@@ -226,6 +226,29 @@ async fn who_is_removed_is_hung_up_on_and_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_stops_and_starts_tells_nobody_that_it_was_removed() {
+    // It tries all the time.
+    let always = Duration::from_millis(1);
+    let limits = NetLimits {
+        dial: Duration::from_millis(200),
+        redial_first: always,
+        redial_most: always,
+        ..limits()
+    };
+    let mut two = Start { limits, ..Start::new(2) }.start().await;
+    for boot in 1..=20 {
+        let known = vec![two.member()];
+        let one = Start { boot, known, ..Start::new(1) }.start().await;
+        two.network.set_members(&[one.member(), two.member()]);
+        one.connected(2).await;
+        one.network.close().await;
+    }
+    while let Ok(event) = two.inbound.try_recv() {
+        assert!(!matches!(event, Inbound::Refused { .. }), "{event:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_come_no_faster_than_they_may() {
     let few = Rate { per_second: 0.001, burst: 2.0 };
     let (node, client) = node_and_member(NetLimits { connections_each: few, ..limits() }).await;
