@@ -41,9 +41,11 @@ pub(super) fn listen_address(
     identity: &Identity,
 ) -> Result<(SocketAddr, UdpSocket), ClusterError> {
     let at = |port| UdpSocket::bind(SocketAddr::new(config.listen.ip(), port));
-    let (port, socket) = match (config.listen.port(), identity.record().listen) {
-        (0, None) => (0, at(DEFAULT_PORT).or_else(|_| at(0))),
-        (0, Some(last)) => (last.port(), at(last.port())),
+    let last = identity.record().listen.map(|last| last.port());
+    let (port, socket) = match (config.listen.port(), last) {
+        (0, Some(last)) if identity.record().raft_id != 0 => (last, at(last)),
+        // Where it joins, it says where it is.
+        (0, last) => (0, at(last.unwrap_or(DEFAULT_PORT)).or_else(|_| at(0))),
         (port, _) => (port, at(port)),
     };
     let taken = |error| {
