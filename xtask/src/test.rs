@@ -251,6 +251,8 @@ fn count(tally: &mut Tally, _slow: bool) {
     tally.tests("count", &[&profile[..], &codec].concat(), &[]);
     let wire = ["--package", "straightway-wire", "--test", "alloc_count"];
     tally.tests("count", &[&profile[..], &wire].concat(), &[]);
+    let mesh = ["--package", "straightway-cluster", "--test", "mesh"];
+    tally.tests("count", &[&profile[..], &mesh].concat(), &[]);
     let packets = ["--package", "straightway-packet", "--test", "overlay_alloc"];
     let more = ["--test", "packets_alloc", "--test", "batch"];
     tally.tests("count", &[&profile[..], &packets, &more].concat(), &[]);

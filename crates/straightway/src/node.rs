@@ -291,6 +291,7 @@ fn cluster_config(
         start: cluster.start.clone(),
         listen: cluster.listen,
         advertise: cluster.advertise.clone(),
+        discover: cluster.discover,
         name: settings.node_name.clone().unwrap_or_else(host_name),
         http: data.first().map_or_else(String::new, |data| format!("{scheme}://{data}")),
         copies: cluster.copies,

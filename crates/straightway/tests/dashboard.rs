@@ -202,6 +202,7 @@ async fn the_members_of_a_cluster_are_shown_and_can_be_acted_on() {
             start: Start::First,
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             advertise: Vec::new(),
+            discover: false,
             copies: 1,
             compress: None,
             log_entries: DEFAULT_LOG_ENTRIES,

@@ -40,6 +40,7 @@ pub fn run() {
             },
             listen: "127.0.0.1:0".parse().expect("an address"),
             advertise: Vec::new(),
+            discover: false,
             name: "bench".to_owned(),
             http: String::new(),
             copies: 3,

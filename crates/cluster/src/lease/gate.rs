@@ -24,16 +24,7 @@ pub struct LeaseGate {
 /// long before the request, and the lease be a new one.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub struct LeaseHeld {
-    until: BootTime,
-}
-
-impl LeaseHeld {
-    /// When it ends.
-    pub fn until(&self) -> BootTime {
-        self.until
-    }
-}
+pub struct LeaseHeld(());
 
 /// Why a node may not serve what it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +66,7 @@ impl LeaseGate {
     pub fn may_serve(&self, now: BootTime) -> Result<LeaseHeld, NoLease> {
         let until = BootTime(self.until.load(Ordering::Acquire));
         if now < until {
-            return Ok(LeaseHeld { until });
+            return Ok(LeaseHeld(()));
         }
         Err(if until.0 == 0 { NoLease::Never } else { NoLease::Expired { ago: now.since(until) } })
     }

@@ -25,7 +25,8 @@ const LONGEST: Duration = Duration::from_mins(1);
 /// assert!(holder.granted(&grant, now));
 /// assert!(holder.may_serve(now).is_err(), "7 is not applied");
 /// holder.applied(7);
-/// assert_eq!(holder.may_serve(now)?.until(), asked.after(LENGTH));
+/// let _held = holder.may_serve(now)?;
+/// assert_eq!(holder.until(), Some(asked.after(LENGTH)));
 /// # Ok::<(), straightway_cluster::lease::NoLease>(())
 /// ```
 #[derive(Debug)]
@@ -116,8 +117,7 @@ impl LeaseHolder {
         self.gate.may_serve(now)
     }
 
-    /// Gives up the lease, and all that was asked for: this node stops, has been removed, or replaces what it has by a
-    /// snapshot. It may ask again.
+    /// Gives up the lease, and all that was asked for: this node stops, or cannot go on. It may ask again.
     pub fn revoke(&mut self) {
         self.gate.close();
         self.asks.clear();
@@ -152,7 +152,8 @@ mod tests {
         assert!(holder.granted(&grant(ask.seq, 0, 1), at(900)));
         assert!(!holder.granted(&grant(ask.seq, 0, 1), at(900)), "once only");
         let last = BootTime(at(2100).0 - 1);
-        assert_eq!(holder.may_serve(last).unwrap().until(), at(100).after(LENGTH));
+        assert!(holder.may_serve(last).is_ok());
+        assert_eq!(holder.until(), Some(at(100).after(LENGTH)));
         let ago = Duration::from_nanos(5);
         assert_eq!(holder.may_serve(BootTime(last.0 + 6)), Err(NoLease::Expired { ago }));
     }

@@ -267,7 +267,8 @@ impl LeaseTable {
     }
 
     /// Until when a member's lease, as granted here, may last.
-    pub fn lease_of(&self, member: RaftId) -> Option<BootTime> {
+    #[cfg(test)]
+    pub(super) fn lease_of(&self, member: RaftId) -> Option<BootTime> {
         let found = self.members.iter().find(|other| other.id == member);
         found.map(|member| member.until).filter(|until| until.0 > 0)
     }

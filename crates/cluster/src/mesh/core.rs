@@ -103,9 +103,9 @@ impl Mesh {
         let duration_ms = now.since(started).as_millis();
         self.ticks = self.ticks.wrapping_add(1);
         self.passed_on = 0;
-        let lost = BootTime(now.0.saturating_sub(nanoseconds(self.limit())));
+        let limit = self.limit();
         for place in 0..self.peers.len() {
-            self.peers[place].expire(lost);
+            self.peers[place].expire(now, limit);
             self.judge(place, now, out);
             let heartbeat = Heartbeat { duration_ms, id: 0, hops: 0, source: self.mac };
             self.probe(place, place, heartbeat, now, out);
@@ -173,11 +173,6 @@ impl Mesh {
     /// What was refused.
     pub fn rejected(&self) -> Rejected {
         self.rejected
-    }
-
-    /// This node's address in overlay messages.
-    pub fn mac(&self) -> MacAddr {
-        self.mac
     }
 
     fn limit(&self) -> Duration {
@@ -374,8 +369,4 @@ impl Mesh {
             _ => {}
         }
     }
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

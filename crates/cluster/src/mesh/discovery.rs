@@ -117,11 +117,12 @@ impl Drop for Discovery {
     }
 }
 
-/// A socket for beacons: several nodes of one machine may have one each.
+/// A socket for beacons: several nodes of one machine may have one each. Of a machine with several networks it uses the one
+/// that has the IPv4 address `on`, where that is one, and the system's choice otherwise.
 ///
 /// # Errors
 /// [`ClusterError::Config`] when the system refuses it.
-pub fn socket(group: SocketAddr) -> Result<UdpSocket, ClusterError> {
+pub fn socket(group: SocketAddr, on: IpAddr) -> Result<UdpSocket, ClusterError> {
     use rustix::io::{FdFlags, fcntl_setfd};
     use rustix::net::{AddressFamily, SocketType, bind, socket, sockopt};
     let (family, any) = match group.ip() {
@@ -135,7 +136,21 @@ pub fn socket(group: SocketAddr) -> Result<UdpSocket, ClusterError> {
         bind(&socket, &SocketAddr::new(any, group.port()))?;
         Ok::<_, rustix::io::Errno>(UdpSocket::from(socket))
     };
-    open().map_err(|error| unusable(group, &error))
+    let socket = open().map_err(|error| unusable(group, &error))?;
+    let joined = match (group.ip(), on) {
+        (IpAddr::V4(ip), IpAddr::V4(on)) if ip.is_multicast() => {
+            let sent_there = sockopt::set_ip_multicast_if(&socket, &on);
+            sent_there.map_err(Into::into).and_then(|()| socket.join_multicast_v4(&ip, &on))
+        }
+        (IpAddr::V4(ip), IpAddr::V6(_)) if ip.is_multicast() => {
+            socket.join_multicast_v4(&ip, &Ipv4Addr::UNSPECIFIED)
+        }
+        (IpAddr::V6(ip), _) if ip.is_multicast() => socket.join_multicast_v6(&ip, 0),
+        (IpAddr::V4(_), _) => socket.set_broadcast(true),
+        (IpAddr::V6(_), _) => Ok(()),
+    };
+    joined.map_err(|error| unusable(group, &error))?;
+    Ok(socket)
 }
 
 fn unusable(group: SocketAddr, error: &dyn std::error::Error) -> ClusterError {
@@ -156,15 +171,7 @@ pub fn start(
     is_member: Arc<dyn Fn(&NodeKey) -> bool + Send + Sync>,
 ) -> Result<(Discovery, mpsc::Receiver<Hint>), ClusterError> {
     let runtime = tokio::runtime::Handle::try_current().map_err(|error| unusable(group, &error))?;
-    let joined = match group.ip() {
-        IpAddr::V4(ip) if ip.is_multicast() => {
-            socket.join_multicast_v4(&ip, &Ipv4Addr::UNSPECIFIED)
-        }
-        IpAddr::V6(ip) if ip.is_multicast() => socket.join_multicast_v6(&ip, 0),
-        IpAddr::V4(_) => socket.set_broadcast(true),
-        IpAddr::V6(_) => Ok(()),
-    };
-    joined.and_then(|()| socket.set_nonblocking(true)).map_err(|error| unusable(group, &error))?;
+    socket.set_nonblocking(true).map_err(|error| unusable(group, &error))?;
     let _entered = runtime.enter();
     let socket =
         tokio::net::UdpSocket::from_std(socket).map_err(|error| unusable(group, &error))?;
@@ -254,7 +261,8 @@ mod tests {
     fn nodes_of_one_machine_share_the_port() {
         let free = UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
         let group = SocketAddr::new(GROUP.ip(), free);
-        let sockets = [socket(group).unwrap(), socket(group).unwrap()];
+        let on = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let sockets = [socket(group, on).unwrap(), socket(group, on).unwrap()];
         assert!(sockets.iter().all(|socket| socket.local_addr().unwrap().port() == free));
     }
 }

@@ -56,6 +56,8 @@ struct Probe {
     at: BootTime,
     relayed: bool,
     open: bool,
+    /// It has been counted as lost.
+    late: bool,
 }
 
 /// What an answer told.
@@ -125,8 +127,8 @@ impl Peer {
 
     /// A heartbeat of that number is being sent.
     pub(super) fn probing(&mut self, id: u32, at: BootTime, relayed: bool) {
-        self.close(self.next_probe);
-        self.probes[self.next_probe] = Probe { id, at, relayed, open: true };
+        self.count_lost(self.next_probe);
+        self.probes[self.next_probe] = Probe { id, at, relayed, open: true, late: false };
         self.next_probe = (self.next_probe + 1) % PROBES;
         self.sent += u64::from(!relayed);
         self.since.get_or_insert(at);
@@ -136,27 +138,38 @@ impl Peer {
     pub(super) fn answer(&mut self, id: u32, now: BootTime) -> Option<Answer> {
         let probe = self.probes.iter_mut().find(|probe| probe.open && probe.id == id)?;
         probe.open = false;
+        let measured = if probe.relayed { &self.relayed } else { &self.direct }.smoothed.is_some();
+        let late = probe.late;
+        // Where nothing is measured yet, every answer may be late, because the way is long. Later a late one says nothing of
+        // the way: its sender, or this node, was asleep.
+        if late && measured {
+            return None;
+        }
         let answer = Answer { relayed: probe.relayed, rtt: now.since(probe.at) };
         if !answer.relayed {
             self.answered += 1;
-            self.outcome(true);
+            if !late {
+                self.outcome(true);
+            }
         }
         Some(answer)
     }
 
-    /// Heartbeats that were sent before count as lost.
-    pub(super) fn expire(&mut self, before: BootTime) {
+    /// Heartbeats that have not been answered for so long, and what a round trip may take, count as lost.
+    pub(super) fn expire(&mut self, now: BootTime, limit: Duration) {
         for place in 0..PROBES {
-            if self.probes[place].at <= before {
-                self.close(place);
+            let Probe { at, relayed, .. } = self.probes[place];
+            let patience = if relayed { &self.relayed } else { &self.direct }.patience();
+            if now.since(at) >= limit.saturating_add(patience) {
+                self.count_lost(place);
             }
         }
     }
 
-    fn close(&mut self, place: usize) {
+    fn count_lost(&mut self, place: usize) {
         let probe = &mut self.probes[place];
-        let lost = probe.open && !probe.relayed;
-        probe.open = false;
+        let lost = probe.open && !probe.late && !probe.relayed;
+        probe.late = true;
         if lost {
             self.outcome(false);
         }
@@ -291,7 +304,7 @@ mod tests {
                     assert!(peer.answer(id, BootTime(u64::from(id) + 1)).is_none(), "once only");
                 }
             }
-            peer.expire(BootTime(u64::MAX));
+            peer.expire(BootTime(u64::MAX), Duration::ZERO);
             let last: Vec<_> = answers.iter().rev().take(64).collect();
             // Answers come before losses are known: the order within differs, the share of up to 64 does not.
             if answers.len() <= 64 {

@@ -28,26 +28,36 @@ pub(crate) async fn accept(shared: Arc<Shared>) {
             incoming.ignore();
             continue;
         };
-        let now = Instant::now();
-        // Under load an address has to be shown to be the sender's before it counts for anything: others could use up
-        // what is there for members.
-        if (half_open.is_busy() || gate.is_busy(now)) && !incoming.remote_addr_validated() {
+        let (now, ip) = (Instant::now(), address.ip());
+        // Whoever forges addresses could use up what is there for members, or for one of them: an address has to be shown to
+        // be the sender's before it takes the second half of any share, and before it counts as an attempt to join.
+        if !incoming.remote_addr_validated()
+            && (half_open.is_busy(ip) || gate.is_busy(ip, now) || may_join(&incoming))
+        {
             // It fails for those who have shown it only.
             drop(incoming.retry());
             continue;
         }
-        if !gate.admit(address.ip(), now) {
+        if !gate.admit(ip, now) {
             shared.refusals.count(Refusal::RateLimited, format_args!("connections from {address}"));
             incoming.ignore();
             continue;
         }
-        let Some(shaking) = half_open.enter(address.ip()) else {
+        let Some(shaking) = half_open.enter(ip) else {
             shared.refusals.count(Refusal::HalfOpen, format_args!("a handshake with {address}"));
             incoming.refuse();
             continue;
         };
         shared.spawn(take_in(Arc::clone(&shared), incoming, address, shaking));
     }
+}
+
+/// Whether it asks for the door for joiners, or for what cannot be seen yet.
+fn may_join(incoming: &Incoming) -> bool {
+    let asked = incoming.decrypt().and_then(|hello| hello.alpns());
+    asked.is_none_or(|mut asked| {
+        asked.any(|protocol| protocol.is_ok_and(|protocol| protocol[..] == *JOIN_ALPN))
+    })
 }
 
 /// Shakes hands, and serves the connection.

@@ -67,8 +67,6 @@ codes! {
     Superseded = 72, "a newer connection took the place of this one";
     /// It comes from a start of the peer that was not its last.
     StaleBoot = 73, "the node was started again since";
-    /// Too many at once.
-    TooMany = 74, "too many connections; try again later";
     /// Took too long.
     TooSlow = 75, "took too long";
 }
@@ -77,11 +75,6 @@ impl CloseCode {
     /// As QUIC wants it.
     pub(crate) fn var_int(self) -> VarInt {
         VarInt::from_u32(self.number())
-    }
-
-    /// Whether dialling again soon is of no use: only a change of membership or of this node helps.
-    pub fn is_final(self) -> bool {
-        matches!(self, Self::Removed | Self::OtherCluster | Self::Wiped | Self::WrongNumber)
     }
 }
 

@@ -44,12 +44,17 @@ const LANE_WINDOW: u32 = 4 << 20;
 /// The same of a bulk connection.
 pub(crate) const BULK_WINDOW: u32 = 16 << 20;
 
+/// What a round trip is taken to last while none has been measured. What the library takes, a third of a second, makes it
+/// wait a second before it repeats a first packet that came before the other side listened.
+const FIRST_ROUND_TRIP: Duration = Duration::from_millis(50);
+
 /// Transport settings of a connection: whoever accepts begins with one stream for the hello, and allows more once it knows for what.
 fn transport(limits: &NetLimits, window: u32, send_window: u32) -> QuicTransportConfig {
     let idle = IdleTimeout::try_from(limits.idle).ok();
     QuicTransportConfig::builder()
         .max_idle_timeout(idle)
         .keep_alive_interval(limits.keep_alive)
+        .initial_rtt(FIRST_ROUND_TRIP)
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(window))
         .send_window(u64::from(send_window))

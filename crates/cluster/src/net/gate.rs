@@ -48,13 +48,16 @@ impl Gate {
         Self { all, each, total: None, addresses: HashMap::new(), swept: None }
     }
 
-    /// Whether more than half of what all may take at once has been taken.
-    pub(crate) fn is_busy(&mut self, now: Instant) -> bool {
-        let rate = self.all;
-        self.total.as_mut().is_some_and(|total| {
-            total.refill(rate, now);
-            total.tokens < rate.burst / 2.0
-        })
+    /// Whether more than half of what all, or this address, may take at once has been taken.
+    pub(crate) fn is_busy(&mut self, address: IpAddr, now: Instant) -> bool {
+        let used = |bucket: Option<&mut Bucket>, rate: Rate| {
+            bucket.is_some_and(|bucket| {
+                bucket.refill(rate, now);
+                bucket.tokens < rate.burst / 2.0
+            })
+        };
+        used(self.total.as_mut(), self.all)
+            || used(self.addresses.get_mut(&address.to_canonical()), self.each)
     }
 
     /// Whether one more from `address` is let in at `now`.
@@ -106,6 +109,7 @@ mod tests {
         let now = Instant::now();
         let admitted = (0..10).filter(|_| gate.admit(address(1), now)).count();
         assert_eq!(admitted, 2);
+        assert!(gate.is_busy(address(1), now) && !gate.is_busy(address(2), now));
         assert!(gate.admit(address(2), now));
         assert!(gate.admit(address(1), now + Duration::from_secs(1)));
         assert!(!gate.admit(address(1), now + Duration::from_secs(1)));
@@ -117,7 +121,8 @@ mod tests {
         let now = Instant::now();
         let admitted = (0..100).filter(|number| gate.admit(address(*number), now)).count();
         assert_eq!(admitted, 2);
-        assert!(gate.is_busy(now) && !gate.is_busy(now + Duration::from_secs(1)));
+        let other = address(1000);
+        assert!(gate.is_busy(other, now) && !gate.is_busy(other, now + Duration::from_secs(1)));
     }
 
     #[test]

@@ -31,9 +31,11 @@ impl HalfOpen {
         Arc::new(Self { all, each, counts: Mutex::default() })
     }
 
-    /// Whether more than half of what may be is under way.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.counts.lock().all > self.all / 2
+    /// Whether more than half of what may be is under way, in all or with this address.
+    pub(crate) fn is_busy(&self, address: IpAddr) -> bool {
+        let counts = self.counts.lock();
+        let each = counts.each.get(&address.to_canonical());
+        counts.all > self.all / 2 || each.is_some_and(|each| *each > self.each / 2)
     }
 
     /// One more, if there may be.
@@ -71,13 +73,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_address_that_uses_half_of_its_share_is_busy_and_no_other() {
+        let address = |last| IpAddr::from([10, 0, 0, last]);
+        let half_open = HalfOpen::new(100, 4);
+        let held: Vec<_> = (0..3).map_while(|_| half_open.enter(address(1))).collect();
+        assert_eq!(held.len(), 3);
+        assert!(half_open.is_busy(address(1)) && !half_open.is_busy(address(2)));
+    }
+
+    #[test]
     fn one_address_does_not_take_all_and_what_ends_makes_room() {
         let address = |last| IpAddr::from([10, 0, 0, last]);
         let half_open = HalfOpen::new(3, 2);
         let first = half_open.enter(address(1)).expect("room");
-        assert!(!half_open.is_busy());
+        assert!(!half_open.is_busy(address(1)));
         let second = half_open.enter(address(1)).expect("room");
-        assert!(half_open.is_busy());
+        assert!(half_open.is_busy(address(1)) && half_open.is_busy(address(2)));
         assert!(half_open.enter(address(1)).is_none(), "two each");
         let third = half_open.enter(address(2)).expect("room for others");
         assert!(half_open.enter(address(3)).is_none(), "three in all");

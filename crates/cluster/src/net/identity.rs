@@ -10,14 +10,16 @@ use iroh::SecretKey;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use super::members::{MemberAddress, WrittenMember};
 use crate::error::ClusterError;
 use crate::ids::{ClusterId, NodeKey, RaftId, StorageId};
 
 const KEY_FILE: &str = "identity";
 const RECORD_FILE: &str = "node.json";
 const LOCK_FILE: &str = "lock";
-/// A record of a few hundred bytes; a file that is longer is not one.
-const MAX_RECORD_BYTES: u64 = 64 << 10;
+/// A record of a few hundred bytes, or, while the members stand in it, of what an answer to a joiner may have; a file that is
+/// longer is not one.
+const MAX_RECORD_BYTES: u64 = 256 << 10;
 
 /// What a node remembers of itself across starts.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -26,8 +28,10 @@ pub struct NodeRecord {
     pub cluster: Option<ClusterId>,
     /// Its number there; 0 before it has joined.
     pub raft_id: RaftId,
-    /// Its log.
+    /// Its log; known before it asks to join, so that it asks as the same node when the answer was lost.
     pub storage: Option<StorageId>,
+    /// The members, as it was told when it joined: good until the catalogue has come.
+    pub members: Vec<MemberAddress>,
     /// How often it was started, this start included.
     pub boot: u64,
     /// Where it listened last.
@@ -46,6 +50,8 @@ struct Stored {
     raft_id: RaftId,
     #[serde(default)]
     storage: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    members: Vec<WrittenMember>,
     #[serde(default)]
     boot: u64,
     #[serde(default)]
@@ -60,6 +66,7 @@ impl Stored {
             cluster: record.cluster.map(|id| id.to_string()),
             raft_id: record.raft_id,
             storage: record.storage.map(|id| id.to_string()),
+            members: record.members.iter().map(WrittenMember::from).collect(),
             boot: record.boot,
             listen: record.listen,
             name: record.name.clone(),
@@ -74,6 +81,7 @@ impl Stored {
             cluster: cluster.transpose()?,
             raft_id: self.raft_id,
             storage: storage.transpose()?,
+            members: self.members.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             boot: self.boot,
             listen: self.listen,
             name: self.name,
@@ -279,10 +287,18 @@ mod tests {
         let mut first = Identity::open(&folder).expect("made");
         assert_eq!((first.boot(), first.record().cluster), (1, None));
         let (cluster, storage) = (ClusterId([7; 16]), StorageId([9; 16]));
+        let member = |id: u8, storage| MemberAddress {
+            id: id.into(),
+            key: NodeKey([id; 32]),
+            addresses: vec![([127, 0, 0, 1], 4000 + u16::from(id)).into()],
+            storage,
+        };
+        let members = vec![member(1, Some(StorageId([3; 16]))), member(2, None)];
         first
             .update(|record| {
                 record.cluster = Some(cluster);
                 record.storage = Some(storage);
+                record.members.clone_from(&members);
                 record.raft_id = 3;
                 record.listen = Some(([127, 0, 0, 1], 4000).into());
                 record.name = "north".to_owned();
@@ -295,6 +311,7 @@ mod tests {
             cluster: Some(cluster),
             raft_id: 3,
             storage: Some(storage),
+            members,
             boot: 2,
             listen: Some(([127, 0, 0, 1], 4000).into()),
             name: "north".to_owned(),
@@ -331,6 +348,7 @@ mod tests {
             (KEY_FILE, &[b'a'; 80]),
             (RECORD_FILE, b"{"),
             (RECORD_FILE, br#"{"cluster": "xyz"}"#),
+            (RECORD_FILE, br#"{"members": [{"id": 1, "key": "xyz", "addresses": []}]}"#),
         ] {
             let place = tempfile::tempdir().expect("folder");
             drop(Identity::open(place.path()).expect("made"));

@@ -83,6 +83,8 @@ pub(crate) async fn serve(
     };
     let mut stop = peer.stopped();
     let served = tokio::select! {
+        // What has arrived is taken before it is looked whether more can.
+        biased;
         // Whoever stops the peer has closed its connections.
         _ = stop.wait_for(|stop| *stop) => Ok(()),
         served = async {
@@ -91,6 +93,8 @@ pub(crate) async fn serve(
                 Lane::Control | Lane::Append => reader.run(&shared, &peer, lane).await,
             }
         } => served,
+        // While the node takes nothing, the lane above waits and does not notice.
+        _ = connection.closed() => Ok(()),
     };
     peer.let_go(lane, &connection);
     if let Err(refused) = served {
@@ -118,12 +122,13 @@ async fn greet(
     let hello = Hello::decode(&frame.payload).map_err(|error| no_hello(error.to_string()))?;
     // It may have been removed since the handshake.
     let Some(member) = shared.members.by_key(node_key(connection.remote_id())) else {
-        return Err(Refused::quietly(CloseCode::Removed));
+        return Err(Refused::quietly(CloseCode::NotAMember));
     };
     check_hello(&shared.node, &member, &hello)
         .map_err(|code| Refused::new(Refusal::Hello, code, code.to_string()))?;
+    // A member is a peer, unless this node has said goodbye to all of them.
     let Some(peer) = shared.peer(member.id) else {
-        return Err(Refused::quietly(CloseCode::Removed));
+        return Err(Refused::quietly(CloseCode::Stopping));
     };
     peer.take_in(lane, &hello, connection)
         .map_err(|code| Refused::new(Refusal::Hello, code, code.to_string()))?;

@@ -71,6 +71,8 @@ pub(crate) struct OutLane {
     pub(crate) wake: Notify,
     /// Counts wishes that its task leaves the connection it has and dials at once.
     pub(crate) redial: watch::Sender<u64>,
+    /// The peer may be somewhere else than was known: its task need not wait before it dials again.
+    pub(crate) hinted: Notify,
     connection: Mutex<Option<Connection>>,
     /// Whether it was told that the peer cannot be reached, and the queue has not been empty since.
     told: AtomicBool,
@@ -86,6 +88,7 @@ impl OutLane {
             waiting: Mutex::new(Waiting { queue: Queue::new(limits), open: true }),
             wake: Notify::new(),
             redial: watch::Sender::new(0),
+            hinted: Notify::new(),
             connection: Mutex::new(None),
             told: AtomicBool::new(false),
             refused: Mutex::new(None),
@@ -138,6 +141,13 @@ impl OutLane {
     /// Makes its task leave the connection it has, if any, and dial at once.
     pub(crate) fn redial(&self) {
         self.redial.send_modify(|times| *times = times.wrapping_add(1));
+    }
+
+    /// The same, if it has none: its wait is over, and what it has sent may have gone nowhere.
+    pub(crate) fn redial_if_down(&self) {
+        if self.connection.lock().is_none() {
+            self.redial();
+        }
     }
 
     pub(crate) fn connection(&self) -> Option<Connection> {

@@ -3,6 +3,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
 
 use crate::ids::{NodeKey, RaftId, StorageId};
 
@@ -17,6 +18,41 @@ pub struct MemberAddress {
     pub addresses: Vec<SocketAddr>,
     /// Its log, if known: a node that comes with another one is refused.
     pub storage: Option<StorageId>,
+}
+
+/// A member as JSON: in the answer to whoever joins, and in a node's record.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct WrittenMember {
+    id: RaftId,
+    key: String,
+    addresses: Vec<SocketAddr>,
+    storage: Option<String>,
+}
+
+impl From<&MemberAddress> for WrittenMember {
+    fn from(member: &MemberAddress) -> Self {
+        Self {
+            id: member.id,
+            key: member.key.to_string(),
+            addresses: member.addresses.clone(),
+            storage: member.storage.map(|id| id.to_string()),
+        }
+    }
+}
+
+impl TryFrom<WrittenMember> for MemberAddress {
+    type Error = String;
+
+    fn try_from(member: WrittenMember) -> Result<Self, String> {
+        let bad = |what: &str| format!("the {what} of member {} is none", member.id);
+        let storage = member.storage.as_ref().map(|id| id.parse().map_err(|_| bad("log")));
+        Ok(Self {
+            id: member.id,
+            key: member.key.parse().map_err(|_| bad("key"))?,
+            storage: storage.transpose()?,
+            addresses: member.addresses,
+        })
+    }
 }
 
 /// The members at the moment.

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use iroh::SecretKey;
@@ -141,7 +141,6 @@ impl Network {
     ) -> Result<Self, ClusterError> {
         let NetConfig { bind, secret, node, limits } = config;
         let known = Arc::new(Members::default());
-        known.replace(members);
         let refusals = Arc::new(Refusals::default());
         let endpoint =
             endpoint::bind(bind, &secret, &limits, Arc::clone(&known), Arc::clone(&refusals))
@@ -149,10 +148,12 @@ impl Network {
         let ids = RequestIds::new()?;
         let shared = Shared::new(node, limits, endpoint, known, refusals, inbound, handlers, ids);
         let shared = Arc::new(shared);
-        shared.spawn(Arc::clone(&shared).tell_news());
-        shared.spawn(accept::accept(Arc::clone(&shared)));
         let network = Self { _open: Arc::new(Open(Arc::clone(&shared))), shared };
+        let shared = &network.shared;
+        shared.spawn(Arc::clone(shared).tell_news());
+        // Before the door is opened: a member that came first would be taken for a stranger.
         network.set_members(members);
+        shared.spawn(accept::accept(Arc::clone(shared)));
         Ok(network)
     }
 
@@ -189,10 +190,11 @@ impl Network {
     /// Replaces the members. Who is not among them any more is hung up on.
     pub fn set_members(&self, members: &[MemberAddress]) {
         let shared = &self.shared;
-        shared.members.replace(members);
         let (mut gone, mut new) = (Vec::new(), Vec::new());
         {
             let mut peers = shared.peers.write();
+            // Together with the peers: whose key is known has its place among them.
+            shared.members.replace(members);
             let stays = |peer: &Peer| {
                 members.iter().any(|member| member.id == peer.id && member.key == peer.key)
             };
@@ -220,6 +222,19 @@ impl Network {
             for lane in [Lane::Control, Lane::Append] {
                 shared.spawn(pump::run(Arc::clone(shared), Arc::clone(&peer), lane));
             }
+        }
+    }
+
+    /// Whether the key is a member's.
+    pub fn knows(&self, key: &NodeKey) -> bool {
+        self.shared.members.contains(*key)
+    }
+
+    /// A member may be found at these addresses. They need not be true: whoever is dialled there has to prove its key.
+    pub fn hint(&self, key: &NodeKey, addresses: &[SocketAddr]) {
+        let member = self.shared.members.by_key(*key);
+        if let Some(peer) = member.and_then(|member| self.shared.peer(member.id)) {
+            peer.hint(addresses, self.shared.limits.redial_most, Instant::now());
         }
     }
 

@@ -2,7 +2,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use iroh::endpoint::Connection;
 use parking_lot::{Mutex, RwLock};
@@ -16,6 +16,9 @@ use super::lane::{LaneStats, OutLane};
 use super::limits::NetLimits;
 use super::members::MemberAddress;
 use crate::ids::{NodeKey, RaftId};
+
+/// Addresses of a hint that count.
+const MAX_HINTED: usize = 8;
 
 /// What is known of a peer at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,12 +48,23 @@ struct Inbound {
     connections: [Option<Connection>; 3],
 }
 
+/// Where a peer may be.
+#[derive(Debug, Default)]
+struct Addresses {
+    /// As the catalogue says.
+    known: Vec<SocketAddr>,
+    /// As somebody says, who need not be honest. The last word counts.
+    hinted: Vec<SocketAddr>,
+    /// When a hint last made this node dial.
+    followed: Option<Instant>,
+}
+
 /// A peer.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) id: RaftId,
     pub(crate) key: NodeKey,
-    addresses: RwLock<Vec<SocketAddr>>,
+    addresses: RwLock<Addresses>,
     control: OutLane,
     append: OutLane,
     /// Dialled when it is needed first. Held while dialling, so that it is dialled once.
@@ -78,7 +92,10 @@ impl Peer {
         Self {
             id: member.id,
             key: member.key,
-            addresses: RwLock::new(member.addresses.clone()),
+            addresses: RwLock::new(Addresses {
+                known: member.addresses.clone(),
+                ..Addresses::default()
+            }),
             control: OutLane::new(Lane::Control, limits.control_queue),
             append: OutLane::new(Lane::Append, limits.append_queue),
             bulk: tokio::sync::Mutex::new(()),
@@ -94,14 +111,35 @@ impl Peer {
         }
     }
 
+    /// All at which it is dialled; whoever answers there has to prove that it is this peer.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        self.addresses.read().clone()
+        let Addresses { known, hinted, .. } = &*self.addresses.read();
+        let more = hinted.iter().filter(|address| !known.contains(address));
+        known.iter().chain(more).copied().collect()
+    }
+
+    /// It may be found there. Where it is not connected it is dialled there at once, unless it was a moment ago for the same
+    /// reason: hints may be forged, and must not make this node send without end.
+    pub(crate) fn hint(&self, addresses: &[SocketAddr], pause: Duration, now: Instant) {
+        {
+            let mut known = self.addresses.write();
+            known.hinted = addresses[..addresses.len().min(MAX_HINTED)].to_vec();
+            if known.followed.is_some_and(|at| now.saturating_duration_since(at) < pause) {
+                return;
+            }
+            known.followed = Some(now);
+        }
+        for lane in [&self.control, &self.append] {
+            if lane.connection().is_none() {
+                lane.hinted.notify_one();
+            }
+        }
     }
 
     /// The peer has moved: it is dialled at its new place at once.
     pub(crate) fn move_to(&self, addresses: &[SocketAddr]) {
         {
-            let mut known = self.addresses.write();
+            let known = &mut self.addresses.write().known;
             if *known == addresses {
                 return;
             }
@@ -162,6 +200,10 @@ impl Peer {
         if restarted {
             // The old process cannot say that it is gone; its connections would be held until they time out.
             self.redial();
+        } else if lane == Lane::Control {
+            // It is there: who waits before dialling again, or dialled before it listened, need not wait longer.
+            self.control.redial_if_down();
+            self.append.redial_if_down();
         }
         Ok(())
     }
@@ -239,5 +281,38 @@ fn supersede(connection: Option<Connection>) {
     if let Some(connection) = connection {
         let code = CloseCode::Superseded;
         connection.close(code.var_int(), code.to_string().as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_are_dialled_beside_what_is_known_and_wake_once_in_a_while() {
+        let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let member = MemberAddress {
+            id: 2,
+            key: NodeKey([2; 32]),
+            addresses: vec![address(1)],
+            storage: None,
+        };
+        let peer = Peer::new(&member, &NetLimits::default());
+        let woken = |peer: &Peer| {
+            let mut waiting = std::pin::pin!(peer.control.hinted.notified());
+            waiting.as_mut().enable()
+        };
+        let (start, pause) = (Instant::now(), Duration::from_secs(1));
+        peer.hint(&[address(2), address(1)], pause, start);
+        assert_eq!(peer.addresses(), [address(1), address(2)]);
+        assert!(woken(&peer));
+        // The next one is kept, and wakes nobody.
+        peer.hint(&(3..40).map(address).collect::<Vec<_>>(), pause, start + pause / 2);
+        assert_eq!(peer.addresses().len(), 1 + MAX_HINTED);
+        assert!(!woken(&peer));
+        peer.hint(&[address(9)], pause, start + pause);
+        assert!(woken(&peer));
+        peer.move_to(&[address(9)]);
+        assert_eq!(peer.addresses(), [address(9)]);
     }
 }

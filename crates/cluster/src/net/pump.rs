@@ -18,6 +18,11 @@ use super::shared::Shared;
 /// A connection that lasted so long was a good one: the next wait is short again.
 const GOOD: Duration = Duration::from_secs(1);
 
+/// After so many dials in a row that nobody answered, the peer's own connection is closed, if it has one. The QUIC library sends
+/// to where it last heard the peer from, as long as it has any connection with it, and goes on with an address that is silent:
+/// the peer was killed, and started elsewhere. It looks anew when the peer dials again.
+const UNANSWERED: u32 = 3;
+
 /// Why there is no connection.
 #[derive(Debug)]
 enum Lost {
@@ -49,15 +54,25 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, lane: Lane) {
     let mut backoff = Backoff::new(limits.redial_first, limits.redial_most, seed);
     let mut redial = out.redial.subscribe();
     let mut stop = peer.stopped();
+    let mut unanswered = 0_u32;
     loop {
         let connected = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
+            changed = redial.changed() => {
+                // It is there now, or elsewhere: what was sent before may have been lost.
+                backoff.reset();
+                if changed.is_err() {
+                    break;
+                }
+                continue;
+            }
             connected = dial_with_hello(&shared, &peer, lane) => connected.map_err(Lost::NotDialled),
         };
         let lost = match connected {
             Ok((connection, stream)) => {
                 // Whoever was dialled just now is there: an older wish to dial is fulfilled.
                 redial.mark_unchanged();
+                unanswered = 0;
                 let since = Instant::now();
                 out.opened(&connection);
                 shared.connected(&peer, lane);
@@ -75,7 +90,16 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, lane: Lane) {
                 }
                 lost
             }
-            Err(lost) => lost,
+            Err(lost) => {
+                let answered =
+                    matches!(&lost, Lost::NotDialled(NotDialled { closed: Some(_), .. }));
+                unanswered = if answered { 0 } else { unanswered.saturating_add(1) };
+                if lane == Lane::Control && unanswered > 0 && unanswered.is_multiple_of(UNANSWERED)
+                {
+                    peer.hang_up(lane, CloseCode::Superseded, "it is not reached the other way");
+                }
+                lost
+            }
         };
         out.closed();
         match lost {
@@ -94,6 +118,7 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, lane: Lane) {
                     break;
                 }
             }
+            () = out.hinted.notified() => {}
             () = tokio::time::sleep(backoff.wait()) => {}
         }
     }
@@ -160,7 +185,6 @@ async fn pump(
             }
             continue;
         }
-        let messages = batch.len();
         if out.lane == Lane::Append {
             encoder.compress(limits.features() & peer.features());
         }
@@ -174,7 +198,7 @@ async fn pump(
                 }
             }
         }
-        let bytes = encoder.segments.len_bytes();
+        let (messages, bytes) = (lens.len(), encoder.segments.len_bytes());
         tokio::select! {
             written = stream.write_all_chunks(encoder.segments.finish()) => {
                 if let Err(error) = written {

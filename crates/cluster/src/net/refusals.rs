@@ -31,11 +31,9 @@ pub enum Refusal {
     Calls,
     /// A ticket that is unknown, used, expired or not proven.
     Ticket,
-    /// A transfer that broke its rules.
-    Transfer,
 }
 
-const REASONS: [(Refusal, &str); 12] = [
+const REASONS: [(Refusal, &str); 11] = [
     (Refusal::Stranger, "strangers"),
     (Refusal::RateLimited, "rate_limited"),
     (Refusal::HalfOpen, "half_open"),
@@ -47,7 +45,6 @@ const REASONS: [(Refusal, &str); 12] = [
     (Refusal::RaftMessage, "raft_messages"),
     (Refusal::Calls, "calls"),
     (Refusal::Ticket, "tickets"),
-    (Refusal::Transfer, "transfers"),
 ];
 const QUIET: Duration = Duration::from_secs(1);
 

@@ -25,7 +25,7 @@ const BUSY: &str = "busy: too many calls at once";
 
 /// Answers calls of other members.
 pub trait Service: std::fmt::Debug + Send + Sync + 'static {
-    /// Answers one. Dropped when the caller does not wait any more.
+    /// Answers one. Dropped when the time is over that the caller said it waits, or when it is no member any more.
     fn call<'a>(
         &'a self,
         peer: RaftId,
@@ -57,12 +57,13 @@ pub(crate) async fn call(
         Err(error) => return Err(error.into()),
     };
     let deadline_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
-    if !known.control().is_open() {
-        return Err(unreachable("there is no connection"));
-    }
     let method = method.into();
     if !shared.send(&known, Lane::Control, Outgoing::Request { id, method, payload, deadline_ms }) {
-        return Err(ClusterError::Busy { what: "the queue of calls" });
+        return Err(if known.control().is_open() {
+            ClusterError::Busy { what: "the queue of calls" }
+        } else {
+            unreachable("there is no connection")
+        });
     }
     match tokio::time::timeout(timeout, reply).await {
         Ok(Ok(answer)) if answer.success() => Ok(answer.payload().unwrap_or_default()),

@@ -41,7 +41,7 @@ pub enum Inbound {
         /// The peer's share of memory; given back when this is dropped.
         held: Held,
     },
-    /// Messages to it were lost: its queue is full, or the connection is gone. Told once, until something was sent again.
+    /// Messages to it were lost: its queue is full, or the connection is gone. Told once, until all that waited was sent.
     Unreachable {
         /// Whom.
         peer: RaftId,
@@ -190,6 +190,10 @@ impl Shared {
     pub(crate) fn lost(&self, peer: &Peer, lane: Lane, out: &OutLane, lost: &NotDialled) {
         if lane == Lane::Control {
             peer.calls.fail_all("the connection was lost");
+            // What was not told of it yet is not so any more.
+            if let Some(news) = self.news.lock().get_mut(&peer.id) {
+                news.reachable = false;
+            }
         }
         let refused = refusal(lost).filter(|closed| out.tell_refusal(closed.code));
         let unreachable = out.tell_once();

@@ -1,8 +1,9 @@
 //! How a change gets into the log, whoever leads, and exactly once.
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::drive::Input;
@@ -144,8 +145,7 @@ impl Shared {
                 } else if leader == 0 {
                     Err(ClusterError::NoQuorum { waited: Duration::ZERO })
                 } else {
-                    let index = rpc::encode_index(index);
-                    self.call(leader, rpc::RELEASE, index, DEADLINE).await.map(drop)
+                    self.released_by(leader, index).await
                 }
             };
             match timeout_at(deadline, asked).await {
@@ -157,6 +157,30 @@ impl Shared {
                 _ => return Err(ClusterError::Timeout { what: "a purge", waited: DEADLINE }),
             }
         }
+    }
+}
+
+/// Those who wait for another member to say that nobody serves what was taken away.
+#[derive(Debug, Default)]
+pub(super) struct Releases {
+    /// The highest index that is waited for.
+    wanted: AtomicU64,
+    /// Whoever asks: one at a time, for all that wait. It holds up to which index the leader has said so.
+    asking: Mutex<u64>,
+}
+
+impl Shared {
+    /// Asks the leader, for all that wait here: what is let go at an index is let go below it. One call each would leave
+    /// the leader no room to answer anything else that this node asks.
+    async fn released_by(&self, leader: RaftId, index: u64) -> Result<(), ClusterError> {
+        self.releases.wanted.fetch_max(index, Ordering::Relaxed);
+        let mut released = self.releases.asking.lock().await;
+        if *released < index {
+            let through = self.releases.wanted.load(Ordering::Relaxed);
+            self.call(leader, rpc::RELEASE, rpc::encode_index(through), DEADLINE).await?;
+            *released = through;
+        }
+        Ok(())
     }
 }
 

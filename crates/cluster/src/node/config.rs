@@ -35,6 +35,8 @@ pub struct ClusterConfig {
     pub copies: usize,
     /// Entries behind what is durable at which the log is cut. A member that was away for longer takes a snapshot.
     pub log_entries: u64,
+    /// Whether members are looked for on the local network, and this one lets itself be found, by multicast.
+    pub discover: bool,
     /// How append messages over 4 KiB are compressed, to and from members that are set alike. `None`: not at all.
     pub compress: Option<Compression>,
 }

@@ -9,7 +9,9 @@ use super::progress::Progress;
 use super::wake::Wake;
 use crate::core::Persist;
 use crate::error::ClusterError;
+use crate::ids::RaftId;
 use crate::log::{Batch, LogStore, SnapshotMark};
+use crate::net::Lane;
 
 /// Entries written and flushed together at most.
 const MAX_BATCH: usize = 4096;
@@ -30,6 +32,8 @@ pub(super) enum Job {
 pub(super) trait Outbox: Send {
     /// Sends, or drops: Raft repeats.
     fn send(&self, message: Message);
+    /// A peer has sent what no correct member sends.
+    fn refused(&self, peer: RaftId, lane: Lane, why: &dyn std::fmt::Display);
 }
 
 /// The log thread's belongings.

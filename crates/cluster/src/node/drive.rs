@@ -271,14 +271,14 @@ impl Driver {
 
     fn step(&mut self, lane: Lane, message: Message) -> Result<(), ClusterError> {
         let is_snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
-        let lane = match lane {
+        let judged = match lane {
             // What announces a snapshot is small; its bytes go their own way.
             Lane::Append if is_snapshot => JudgedLane::Bulk,
             Lane::Append => JudgedLane::Append,
             Lane::Control => JudgedLane::Control,
             Lane::Bulk => JudgedLane::Bulk,
         };
-        if let Err(refusal) = self.core.judge(&message, message.from, lane) {
+        if let Err(refusal) = self.core.judge(&message, message.from, judged) {
             return match refusal.severity {
                 Severity::Amnesia => Err(ClusterError::Stopped {
                     reason: format!(
@@ -286,7 +286,7 @@ impl Driver {
                     ),
                 }),
                 Severity::Hostile => {
-                    tracing::warn!(peer = message.from, %refusal, "a peer's message was refused");
+                    self.outbox.refused(message.from, lane, &refusal);
                     Ok(())
                 }
                 Severity::Stale => Ok(()),

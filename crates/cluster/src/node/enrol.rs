@@ -1,5 +1,5 @@
 //! How a node becomes a member: the addresses that it will have, and the one time that it founds a cluster or joins one.
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 
 use raft::prelude::ConfState;
@@ -11,7 +11,7 @@ use crate::catalogue::{Bootstrap, Catalogue};
 use crate::error::ClusterError;
 use crate::ids::{ClusterId, RaftId, StorageId};
 use crate::log::{Batch, LogOptions, LogStore, SegmentLog, SnapshotMark};
-use crate::net::{Identity, Joiner, MemberAddress, join as join_cluster, random_bytes};
+use crate::net::{Identity, Joiner, join as join_cluster, random_bytes};
 
 /// Where members listen unless they are told otherwise, or it is taken.
 const DEFAULT_PORT: u16 = 8082;
@@ -34,35 +34,34 @@ pub(super) fn clear(data_dir: &Path) -> Result<(), ClusterError> {
     Ok(())
 }
 
-/// The address to listen on: the port of the last start where none is given, so that the others find it again.
+/// The address to listen on: the port of the last start where none is given, so that the others find it again. The socket
+/// keeps it from others until the network takes it.
 pub(super) fn listen_address(
     config: &ClusterConfig,
     identity: &Identity,
-) -> Result<SocketAddr, ClusterError> {
-    let mut listen = config.listen;
-    if listen.port() == 0 {
-        let port = match identity.record().listen {
-            Some(last) => last.port(),
-            None => free_port(listen.ip())?,
-        };
-        listen.set_port(port);
-    }
+) -> Result<(SocketAddr, UdpSocket), ClusterError> {
+    let at = |port| UdpSocket::bind(SocketAddr::new(config.listen.ip(), port));
+    let last = identity.record().listen.map(|last| last.port());
+    let (port, socket) = match (config.listen.port(), last) {
+        (0, Some(last)) if identity.record().raft_id != 0 => (last, at(last)),
+        // Where it joins, it says where it is.
+        (0, last) => (0, at(last.unwrap_or(DEFAULT_PORT)).or_else(|_| at(0))),
+        (port, _) => (port, at(port)),
+    };
+    let taken = |error| {
+        let address = SocketAddr::new(config.listen.ip(), port);
+        let what = format!("cannot listen for the cluster on {address} (UDP): {error}");
+        ClusterError::Config { what }
+    };
+    let socket = socket.map_err(taken)?;
+    let listen = socket.local_addr().map_err(taken)?;
     if listen.ip().is_unspecified() && config.advertise.is_empty() {
         let what = format!(
             "members cannot be told to reach {listen}; name an address of this machine with --cluster-listen or --cluster-advertise"
         );
         return Err(ClusterError::Config { what });
     }
-    Ok(listen)
-}
-
-fn free_port(ip: IpAddr) -> Result<u16, ClusterError> {
-    let bind =
-        |port| UdpSocket::bind(SocketAddr::new(ip, port)).and_then(|socket| socket.local_addr());
-    let address = bind(DEFAULT_PORT).or_else(|_| bind(0)).map_err(|error| {
-        ClusterError::Config { what: format!("cannot listen for members on {ip}: {error}") }
-    })?;
-    Ok(address.port())
+    Ok((listen, socket))
 }
 
 /// Where others are told to come.
@@ -105,15 +104,22 @@ pub(super) fn texts(addresses: &[SocketAddr]) -> Vec<String> {
     addresses.iter().map(ToString::to_string).collect()
 }
 
-/// Makes this node a member: of a new cluster, or of the ticket's. Answers with the members that it must know before the
-/// catalogue has come.
+/// Makes this node a member: of a new cluster, or of the ticket's. May be cut short anywhere, and is then begun anew: the
+/// cluster, should it have taken the node in already, must find that it is the same one, at the same place.
 pub(super) async fn enrol(
     config: &ClusterConfig,
     listen: SocketAddr,
     me: &Me,
     identity: &mut Identity,
-) -> Result<Vec<MemberAddress>, ClusterError> {
-    let storage = StorageId(random_bytes()?);
+) -> Result<(), ClusterError> {
+    let storage = match identity.record().storage {
+        Some(storage) => storage,
+        None => StorageId(random_bytes()?),
+    };
+    identity.update(|record| {
+        record.storage = Some(storage);
+        record.listen = Some(listen);
+    })?;
     let (cluster, raft_id, members) = match &config.start {
         Start::First => {
             let cluster = ClusterId(random_bytes()?);
@@ -156,9 +162,7 @@ pub(super) async fn enrol(
     identity.update(|record| {
         record.cluster = Some(cluster);
         record.raft_id = raft_id;
-        record.storage = Some(storage);
-        record.listen = Some(listen);
+        record.members = members;
         record.name.clone_from(&config.name);
-    })?;
-    Ok(members)
+    })
 }

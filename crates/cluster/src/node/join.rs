@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::change::refused;
 use super::start::{Later, member_addresses};
 use super::{Cluster, Shared, addresses_of, now_ms};
-use crate::catalogue::{Join, Op, Outcome, Refusal, Role, TicketIssued};
+use crate::catalogue::{Join, MemberChanged, Op, Outcome, Refusal, Role, TicketIssued};
 use crate::error::ClusterError;
 use crate::ids::{NodeKey, RaftId, StorageId};
 use crate::net::{
@@ -13,8 +13,8 @@ use crate::net::{
 };
 use crate::store::BoxFuture;
 
-/// How long a joining node may wait for the leader.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a leader is waited for: whoever joins hears after ten seconds that it took too long, and may ask again.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Members that a cluster should have at least.
 const FORMING: usize = 3;
 /// Members named in a ticket.
@@ -141,18 +141,27 @@ impl Shared {
 
     /// Puts the join into the log, then has the leader make the node a learner.
     async fn join(&self, node: Forwarded) -> Result<RaftId, JoinRefusal> {
-        let op = Op::Join(Join {
-            ticket: node.ticket,
-            key: node.key,
-            storage: node.storage,
-            name: node.name,
-            addresses: node.addresses,
-            mesh: node.mesh,
-            http: node.http,
-            now_ms: now_ms(),
-        });
+        let Forwarded { ticket, key, storage, name, addresses, mesh, http } = node;
+        let now_ms = now_ms();
+        let is_at = MemberChanged {
+            id: 0,
+            name: name.clone(),
+            addresses: addresses.clone(),
+            mesh: mesh.clone(),
+            http: http.clone(),
+        };
+        let op = Op::Join(Join { ticket, key, storage, name, addresses, mesh, http, now_ms });
         match self.change(op).await.map_err(|error| not_now(&error))?.outcome {
             Outcome::Joined { id } => {
+                // One that asks again, because it did not hear the answer, may have moved meanwhile.
+                let moved = self
+                    .catalogue
+                    .member(id)
+                    .is_some_and(|known| known.addresses != is_at.addresses);
+                if moved {
+                    let op = Op::MemberChanged(MemberChanged { id, ..is_at });
+                    self.change(op).await.map_err(|error| not_now(&error))?;
+                }
                 self.make_learner(id).await.map_err(|error| not_now(&error))?;
                 Ok(id)
             }

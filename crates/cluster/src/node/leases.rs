@@ -12,7 +12,7 @@ use crate::error::ClusterError;
 use crate::lease::{ASK_EVERY, Ask, Grant, LeaseHolder, boot_clock};
 
 /// An ask that was not answered by then is followed by the next one.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = ASK_EVERY;
 
 /// What the applying thread and the asking task share.
 #[derive(Debug)]
@@ -48,10 +48,18 @@ pub(super) async fn ask(shared: Weak<Shared>) {
         }
         let Some(shared) = shared.upgrade() else { return };
         let leader = leaders.borrow_and_update().leader;
-        if leader != 0
-            && let Err(error) = once(&shared, leader).await
-        {
-            tracing::debug!(%error, leader, "no serve lease");
+        if leader == 0 {
+            continue;
+        }
+        tokio::select! {
+            asked = once(&shared, leader) => if let Err(error) = asked {
+                tracing::debug!(%error, leader, "no serve lease");
+            },
+            // Another one is to be asked, and at once.
+            changed = leaders.changed() => match changed {
+                Ok(()) => leaders.mark_changed(),
+                Err(_) => return,
+            },
         }
     }
 }

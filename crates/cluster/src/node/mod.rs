@@ -2,6 +2,7 @@
 mod apply;
 mod change;
 mod config;
+mod discover;
 mod disk;
 mod drive;
 mod enrol;
@@ -58,6 +59,7 @@ use crate::core::Leadership;
 use crate::error::ClusterError;
 use crate::ids::{ClusterId, NodeKey, ObjectId, RaftId};
 use crate::lease::LeaseGate;
+use crate::mesh::discovery::Discovery;
 use crate::net::{Identity, Network};
 use crate::store::ObjectStore;
 use crate::transfer::{TransferServer, Transfers};
@@ -90,6 +92,9 @@ pub(crate) struct Shared {
     holdings: Holdings,
     fetches: Fetches,
     estranged: Estranged,
+    /// Sent and listened for while this is there.
+    beacons: Mutex<Option<Discovery>>,
+    releases: change::Releases,
     /// Why the node has stopped, once it has.
     failed: watch::Sender<Option<String>>,
     threads: Mutex<Option<stop::Threads>>,

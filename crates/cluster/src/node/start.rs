@@ -9,6 +9,7 @@ use straightway_wire::raft::decode_conf_state;
 use tokio::sync::{mpsc, watch};
 
 use super::apply::{Applier, Marks, Observer};
+use super::change::Releases;
 use super::disk::{Disk, Jobs, Outbox};
 use super::drive::{Driver, State, members_of};
 use super::enrol::{
@@ -26,12 +27,12 @@ use super::snapshots::{self, Frozen};
 use super::stop::{Threads, thread};
 use super::tasks::{introduce, receive, refresh_mesh, tell_leader};
 use super::wake::Wake;
-use super::{Cluster, ClusterConfig, Shared, Start, addresses_of, expire, members, rpc};
+use super::{Cluster, ClusterConfig, Shared, Start, addresses_of, discover, expire, members, rpc};
 use super::{inbox, installing};
 use crate::catalogue::Catalogue;
 use crate::core::Core;
 use crate::error::ClusterError;
-use crate::ids::{ClusterId, StorageId};
+use crate::ids::{ClusterId, RaftId, StorageId};
 use crate::lease::{LeaseTable, boot_clock};
 use crate::log::{LogOptions, RaftStorage, SegmentLog};
 use crate::net::{Handlers, Identity, Lane, LocalNode, MemberAddress, NetConfig, Network};
@@ -55,7 +56,7 @@ impl Cluster {
         observer: Arc<dyn Observer>,
     ) -> Result<Self, ClusterError> {
         let mut identity = Identity::open(&config.data_dir)?;
-        let listen = listen_address(&config, &identity)?;
+        let (listen, reserved) = listen_address(&config, &identity)?;
         let mesh = mesh_socket(listen)?;
         let me = Me {
             name: config.name.clone(),
@@ -63,14 +64,16 @@ impl Cluster {
             mesh: mesh_addresses(&config, &mesh)?,
             http: config.http.clone(),
         };
-        let mut seeds = Vec::new();
         if identity.record().raft_id == 0 {
             clear(&config.data_dir)?;
-            seeds = enrol(&config, listen, &me, &mut identity).await?;
+            enrol(&config, listen, &me, &mut identity).await?;
         }
         check_ticket(&config, &identity)?;
         let parts = open(&config, &identity)?;
-        let plan = Plan { config, listen, me, mesh, identity, seeds, store, observer };
+        if !identity.record().members.is_empty() && !parts.catalogue.members().is_empty() {
+            identity.update(|record| record.members.clear())?;
+        }
+        let plan = Plan { config, listen, reserved, me, mesh, identity, store, observer };
         build(plan, parts).await
     }
 }
@@ -162,10 +165,11 @@ impl Later {
 struct Plan {
     config: ClusterConfig,
     listen: SocketAddr,
+    /// Holds that address until the network takes it.
+    reserved: UdpSocket,
     me: Me,
     mesh: UdpSocket,
     identity: Identity,
-    seeds: Vec<MemberAddress>,
     store: Arc<dyn ObjectStore>,
     observer: Arc<dyn Observer>,
 }
@@ -175,7 +179,7 @@ struct Plan {
     reason = "one list of parts, in the order in which they need each other"
 )]
 async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
-    let Plan { config, listen, me, mesh, identity, seeds, store, observer } = plan;
+    let Plan { config, listen, reserved, me, mesh, identity, store, observer } = plan;
     let Parts { catalogue, log, storage } = parts;
     let record = identity.record().clone();
     let (id, boot) = (record.raft_id, identity.boot());
@@ -200,9 +204,11 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
         join: Arc::new(Gatekeeper(later.clone())),
     };
     let known = member_addresses(&catalogue);
-    let known = if known.is_empty() { seeds } else { known };
+    // Before the first snapshot has come: whoever brings it must be let in.
+    let known = if known.is_empty() { record.members.clone() } else { known };
     let mut net = NetConfig::new(listen, identity.secret().clone(), node);
     net.limits.compress = config.compress;
+    drop(reserved);
     let network = Network::start(net, inbound_sender, handlers, &known).await?;
     let mesh = Mesh::start(mesh, id, identity.key(), &catalogue)?;
     let conf_state = storage.conf_state();
@@ -280,6 +286,8 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
         holdings,
         fetches: Fetches::default(),
         estranged: Estranged::default(),
+        beacons: Mutex::default(),
+        releases: Releases::default(),
         failed: watch::Sender::new(None),
         threads: Mutex::new(None),
         _identity: identity,
@@ -296,6 +304,9 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
         ],
     };
     *shared.threads.lock() = Some(threads);
+    if config.discover {
+        discover::start(&shared, listen.ip(), &me.addresses);
+    }
     let weak = Arc::downgrade(&shared);
     tokio::spawn(receive(weak.clone(), inbound));
     tokio::spawn(leases::ask(weak.clone()));
@@ -342,5 +353,9 @@ impl Outbox for Lanes {
             _ => Lane::Control,
         };
         self.0.send_raft(message.to, lane, message);
+    }
+
+    fn refused(&self, peer: RaftId, lane: Lane, why: &dyn std::fmt::Display) {
+        self.0.refuse(peer, lane, why);
     }
 }

@@ -68,11 +68,8 @@ impl Shared {
     pub(super) fn refused_by(self: &Arc<Self>, peer: RaftId, code: CloseCode, reason: &str) {
         tracing::warn!(peer, ?code, reason, "a member refuses this node");
         match code {
-            CloseCode::Removed => self.fail(
-                "has been removed from the cluster; empty its data folder and let it join again"
-                    .to_owned(),
-            ),
-            CloseCode::NotAMember => self.estranged(peer),
+            // One member's word is not enough: it may have restarted a moment ago, or lie.
+            CloseCode::Removed | CloseCode::NotAMember => self.estranged(peer),
             _ => {}
         }
     }
@@ -82,6 +79,7 @@ impl Shared {
         self.hand_over().await;
         self.leases.holder.lock().revoke();
         self.mesh.stop();
+        drop(self.beacons.lock().take());
         // The driver first: it feeds the others.
         while matches!(self.letterbox.put(Input::Stop), Err(ClusterError::Busy { .. })) {
             tokio::time::sleep(STOP_PAUSE).await;

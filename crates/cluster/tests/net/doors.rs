@@ -226,6 +226,29 @@ async fn who_is_removed_is_hung_up_on_and_told() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_stops_and_starts_tells_nobody_that_it_was_removed() {
+    // It tries all the time.
+    let always = Duration::from_millis(1);
+    let limits = NetLimits {
+        dial: Duration::from_millis(200),
+        redial_first: always,
+        redial_most: always,
+        ..limits()
+    };
+    let mut two = Start { limits, ..Start::new(2) }.start().await;
+    for boot in 1..=20 {
+        let known = vec![two.member()];
+        let one = Start { boot, known, ..Start::new(1) }.start().await;
+        two.network.set_members(&[one.member(), two.member()]);
+        one.connected(2).await;
+        one.network.close().await;
+    }
+    while let Ok(event) = two.inbound.try_recv() {
+        assert!(!matches!(event, Inbound::Refused { .. }), "{event:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_come_no_faster_than_they_may() {
     let few = Rate { per_second: 0.001, burst: 2.0 };
     let (node, client) = node_and_member(NetLimits { connections_each: few, ..limits() }).await;
@@ -241,4 +264,54 @@ async fn connections_come_no_faster_than_they_may() {
     until("the count", || refused(&node, Refusal::RateLimited) > 0).await;
     assert!(!third.is_finished(), "it hears nothing");
     third.abort();
+}
+
+/// The first datagrams of so many connections, as somebody could send them under another's address.
+async fn forged(client: &Client, node: &Node, alpn: &'static [u8], count: usize) -> Vec<Vec<u8>> {
+    let sink = tokio::net::UdpSocket::bind(loopback()).await.expect("bound");
+    let address = sink.local_addr().expect("bound");
+    let key = PublicKey::from_bytes(&node.key().0).expect("a key");
+    let mut seen = std::collections::BTreeMap::new();
+    let mut buffer = [0; 2000];
+    for _ in 0..count {
+        let endpoint = client.endpoint.clone();
+        let to = EndpointAddr::new(key).with_ip_addr(address);
+        let dialling = tokio::spawn(async move { endpoint.connect(to, alpn).await.map(drop) });
+        let before = seen.len();
+        while seen.len() == before {
+            let received = soon("a datagram", sink.recv_from(&mut buffer)).await;
+            let datagram = &buffer[..received.expect("received").0];
+            // A long header: the connection's own name follows version and a length.
+            if datagram.first().is_some_and(|first| first & 0xf0 == 0xc0) {
+                let name = datagram[6..6 + usize::from(datagram[5])].to_vec();
+                seen.entry(name).or_insert_with(|| datagram.to_vec());
+            }
+        }
+        dialling.abort();
+    }
+    seen.into_values().collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_forges_an_address_does_not_lock_its_owner_out() {
+    let few = Rate { per_second: 0.001, burst: 6.0 };
+    let once = Rate { per_second: 0.001, burst: 1.0 };
+    let limits =
+        NetLimits { half_open_each: 4, connections_each: few, joins_each: once, ..limits() };
+    let (node, member) = node_and_member(limits).await;
+    let stranger = Client::new(secret(200)).await;
+    let liar = tokio::net::UdpSocket::bind(loopback()).await.expect("bound");
+    // More than the address may have: handshakes under way, connections, attempts to join.
+    for alpn in [&b"straightway/join/1"[..], CONTROL] {
+        for datagram in forged(&stranger, &node, alpn, 10).await {
+            liar.send_to(&datagram, node.address()).await.expect("sent");
+        }
+    }
+    // The node answers in the order of what comes: to this one after all of those.
+    let (connection, _stream) = member.greet(&node, CONTROL, &hello()).await;
+    until("the member", || node.network.peer_stats()[0].inbound[0]).await;
+    assert!(connection.close_reason().is_none());
+    assert_eq!((refused(&node, Refusal::HalfOpen), refused(&node, Refusal::RateLimited)), (0, 0));
+    let joiner = stranger.dial(&node, b"straightway/join/1").await;
+    assert!(joiner.is_ok(), "{joiner:?}");
 }

@@ -4,5 +4,6 @@
 mod doors;
 mod joining;
 mod lanes;
+mod members;
 mod support;
 mod transfers;

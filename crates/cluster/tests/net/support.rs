@@ -148,6 +148,8 @@ pub(crate) struct Start {
     /// Events that wait unread.
     pub(crate) unread: usize,
     pub(crate) bulk: Arc<dyn BulkHandler>,
+    /// Members that it knows from the beginning.
+    pub(crate) known: Vec<MemberAddress>,
 }
 
 impl Start {
@@ -156,7 +158,8 @@ impl Start {
         let limits = NetLimits { dial: LONG, hello: LONG, ..NetLimits::default() };
         let secret = SecretKey::from_bytes(&[u8::try_from(id).expect("small"); 32]);
         let bulk = Arc::new(NoBulk);
-        Self { id, secret, boot: 1, bind: loopback(), limits, unread: 1024, bulk }
+        let (bind, known) = (loopback(), Vec::new());
+        Self { id, secret, boot: 1, bind, limits, unread: 1024, bulk, known }
     }
 
     pub(crate) fn node(&self) -> LocalNode {
@@ -176,7 +179,8 @@ impl Start {
         let handlers = Handlers { service, bulk: self.bulk, join };
         let config =
             NetConfig { limits: self.limits, ..NetConfig::new(self.bind, self.secret, node) };
-        let network = Network::start(config, sender, handlers, &[]).await.expect("started");
+        let network = Network::start(config, sender, handlers, &self.known).await;
+        let network = network.expect("started");
         Node { id: self.id, network, inbound, answers, door }
     }
 }

@@ -141,6 +141,8 @@ options! {
     #[arg(long, env = "STRAIGHTWAY_CLUSTER_LISTEN", value_name = "ADDR")] cluster_listen,
     /// Addresses that other members are told, comma-separated [default: the one it listens on]
     #[arg(long, env = "STRAIGHTWAY_CLUSTER_ADVERTISE", value_name = "ADDRS")] cluster_advertise,
+    /// Look for members that have moved, and be found, by multicast on the local network [default: no]
+    #[arg(long, env = "STRAIGHTWAY_CLUSTER_DISCOVER", value_name = "BOOL", num_args = 0..=1, default_missing_value = "yes")] cluster_discover,
     /// Members that keep a copy of each object that is stored, never fewer than a majority [default: 3]
     #[arg(long, env = "STRAIGHTWAY_COPIES", value_name = "N")] copies,
     /// Compress what the cluster's log carries, to members set alike: no, zstd or lz4 [default: no]
@@ -253,6 +255,7 @@ impl ServeOptions {
             start,
             listen: SocketAddr::new(ip, 0),
             advertise: Vec::new(),
+            discover: false,
             copies: DEFAULT_COPIES,
             compress: None,
             log_entries: DEFAULT_LOG_ENTRIES,
@@ -264,6 +267,8 @@ impl ServeOptions {
             self.cluster_advertise.as_ref(),
             |text| text.split(',').map(|one| address(one.trim())).collect(),
         )?;
+        let discover = self.cluster_discover.as_ref();
+        set(&mut cluster.discover, "cluster_discover", discover, yes_or_no)?;
         set(&mut cluster.copies, "copies", self.copies.as_ref(), count)?;
         set(&mut cluster.log_entries, "log_entries", self.log_entries.as_ref(), |text| {
             count(text).map(|entries| entries as u64)

@@ -81,6 +81,8 @@ pub struct ClusterSettings {
     pub listen: SocketAddr,
     /// Addresses that the others are told; empty: the one it listens on.
     pub advertise: Vec<SocketAddr>,
+    /// Whether members that have moved are looked for on the local network.
+    pub discover: bool,
     /// Members that keep a copy of each object.
     pub copies: usize,
     /// How entries of the log are compressed between members that are set alike.

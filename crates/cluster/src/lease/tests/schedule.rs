@@ -71,6 +71,8 @@ struct World {
     acknowledged: Vec<u64>,
     /// How often a node could serve while a purge was acknowledged: that the schedules are worth something.
     served: u64,
+    /// How often a snapshot was installed.
+    installed: u64,
 }
 
 impl World {
@@ -108,6 +110,7 @@ impl World {
             grants: Vec::new(),
             acknowledged: Vec::new(),
             served: 0,
+            installed: 0,
         };
         world.elect(1);
         world
@@ -188,6 +191,20 @@ impl World {
         node.table.members(&members, applied, now);
     }
 
+    /// A member takes a snapshot in the place of the entries that it lacks, and does not see who was removed by them.
+    fn install(&mut self, id: RaftId) {
+        let committed = self.committed();
+        let members = self.members(committed);
+        let (node, now) = self.node(id);
+        if node.leads.is_some() || node.applied >= committed || !members.contains(&id) {
+            return;
+        }
+        node.table.restored(&members, committed, now);
+        (node.commit, node.scanned, node.applied) = (committed, committed, committed);
+        node.holder.applied(committed);
+        self.installed += 1;
+    }
+
     fn step(&mut self) {
         let (a, b) = (1 + self.random.below(NODES), 1 + self.random.below(NODES));
         match self.random.below(32) {
@@ -244,7 +261,8 @@ impl World {
                     );
                     self.grants.extend(grants);
                 }
-                self.confirmations.retain(|c| !c.confirmed || c.round != confirmation.round);
+                let (node, round) = (confirmation.node, confirmation.round);
+                self.confirmations.retain(|c| !c.confirmed || (c.node, c.round) != (node, round));
             }
             19..=21 => {
                 let recent = self.grants.len().saturating_sub(8);
@@ -278,18 +296,24 @@ impl World {
                 self.node(b).0.table.applied(a, applied);
             }
             4 => self.hurry(a),
-            30 => match self.random.below(12) {
-                0 | 1 => self.elect(a),
-                2 => self.restart(a),
-                3 if self.top() != Some(a) => {
-                    let members = self.members(self.committed());
-                    if members.len() > 3 && members.contains(&a) {
-                        self.commit(Entry::Remove(a));
-                    }
-                }
-                _ => {}
-            },
+            30 => self.upset(a),
             _ => self.acknowledge(a),
+        }
+    }
+
+    /// What happens seldom.
+    fn upset(&mut self, id: RaftId) {
+        match self.random.below(12) {
+            0 | 1 => self.elect(id),
+            2 => self.restart(id),
+            3 if self.top() != Some(id) => {
+                let members = self.members(self.committed());
+                if members.len() > 3 && members.contains(&id) {
+                    self.commit(Entry::Remove(id));
+                }
+            }
+            4 => self.install(id),
+            _ => {}
         }
     }
 
@@ -380,6 +404,12 @@ fn the_schedules_serve_and_acknowledge_and_notice_clocks_that_differ_too_much() 
         worlds.iter().filter(|(_, purges, served)| *purges > 3 && *served > 20).count() > 20,
         "{worlds:?}"
     );
+    let installed = (0..40).map(|seed| {
+        let mut world = World::new(seed, 1099);
+        drop(world.run());
+        world.installed
+    });
+    assert!(installed.sum::<u64>() > 20, "snapshots are hardly ever installed");
     let bad = (0..400).filter(|seed| World::new(*seed, 2500).run().is_err()).count();
     assert!(bad > 0, "the margin is never needed");
 }

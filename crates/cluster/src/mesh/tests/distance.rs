@@ -53,6 +53,17 @@ fn a_changed_way_is_learned() {
 }
 
 #[test]
+fn a_way_that_is_longer_than_the_silence_that_is_allowed_is_measured() {
+    let mut network = Network::new(2);
+    network.link(1, 2, 800);
+    network.run(100);
+    let status = network.mesh(1).status(2).unwrap();
+    assert_eq!((status.reach, status.rtt), (Reach::Direct, Some(Duration::from_millis(1600))));
+    // Those that were on their way when the way was not known yet counted as lost.
+    assert!(status.answered > 90 && status.loss_permille < 100, "{status:?}");
+}
+
+#[test]
 fn loss_is_counted_and_suspects_nobody() {
     let mut network = triangle();
     network.lose_every = 7;

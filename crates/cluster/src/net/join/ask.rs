@@ -45,7 +45,8 @@ pub async fn join(
         };
         match answer {
             Ok(Answer::Joined(answered)) => {
-                goodbye(&endpoint).await;
+                // The goodbye is on its way; nobody waits until it has been heard.
+                tokio::spawn(async move { goodbye(&endpoint).await });
                 return understood(answered);
             }
             // Another member may know more, or be better placed.

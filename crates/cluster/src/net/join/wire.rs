@@ -17,7 +17,7 @@ use super::{AGREEING, JoinAnswer, JoinRefusal, JoinRole, TicketId};
 use crate::error::ClusterError;
 use crate::ids::{NodeKey, RaftId};
 use crate::net::endpoint::exported;
-use crate::net::members::MemberAddress;
+use crate::net::members::{MemberAddress, WrittenMember};
 
 const LABEL: &[u8] = b"straightway join 1";
 /// Largest request and answer.
@@ -43,15 +43,7 @@ pub(super) struct Asked {
 pub(super) struct Answered {
     cluster: String,
     raft_id: RaftId,
-    members: Vec<Member>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Member {
-    id: RaftId,
-    key: String,
-    addresses: Vec<SocketAddr>,
-    storage: Option<String>,
+    members: Vec<WrittenMember>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -174,29 +166,15 @@ fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ClusterError> {
 }
 
 pub(super) fn answered(answer: &JoinAnswer) -> Answered {
-    let member = |member: &MemberAddress| Member {
-        id: member.id,
-        key: member.key.to_string(),
-        addresses: member.addresses.clone(),
-        storage: member.storage.map(|id| id.to_string()),
-    };
     Answered {
         cluster: answer.cluster.to_string(),
         raft_id: answer.raft_id,
-        members: answer.members.iter().map(member).collect(),
+        members: answer.members.iter().map(WrittenMember::from).collect(),
     }
 }
 
 pub(super) fn understood(answered: Answered) -> Result<JoinAnswer, ClusterError> {
-    let member = |member: Member| {
-        let storage = member.storage.map(|id| id.parse()).transpose();
-        Ok(MemberAddress {
-            id: member.id,
-            key: member.key.parse().map_err(|error| invalid(&error))?,
-            addresses: member.addresses,
-            storage: storage.map_err(|error| invalid(&error))?,
-        })
-    };
+    let member = |member| MemberAddress::try_from(member).map_err(|error| invalid(&error));
     Ok(JoinAnswer {
         cluster: answered.cluster.parse().map_err(|error| invalid(&error))?,
         raft_id: answered.raft_id,

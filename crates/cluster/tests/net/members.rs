@@ -1,0 +1,263 @@
+//! Whole members: logs, catalogues and all, on loopback.
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use raft::prelude::{Message, MessageType};
+use straightway_cluster::catalogue::{Condition, Event, Scope};
+use straightway_cluster::memory::MemoryStore;
+use straightway_cluster::mesh::discovery;
+use straightway_cluster::net::{
+    Handlers, Identity, Lane, LocalNode, MemberAddress, NetConfig, Network, Refusal,
+};
+use straightway_cluster::{
+    Cluster, ClusterConfig, ClusterError, JoinRole, NodeKey, ObjectId, Observer, Start, Ticket,
+};
+use tokio::sync::mpsc;
+
+use crate::support::{Answers, Door, LONG, NoBulk, loopback, message, soon, until};
+
+#[derive(Debug)]
+struct Nobody;
+
+impl Observer for Nobody {
+    fn event(&self, _: u64, _: &Event) {}
+    fn skipped(&self) {}
+    fn leader(&self, _: u64, _: u64) {}
+    fn forget(&self, _: Vec<ObjectId>) {}
+}
+
+fn config(folder: &Path, start: Start) -> ClusterConfig {
+    ClusterConfig {
+        data_dir: folder.to_path_buf(),
+        start,
+        listen: loopback(),
+        advertise: Vec::new(),
+        name: "test".to_owned(),
+        http: String::new(),
+        copies: 3,
+        log_entries: 10_000,
+        discover: false,
+        compress: None,
+    }
+}
+
+async fn start(config: ClusterConfig) -> Result<Cluster, ClusterError> {
+    let started = Cluster::start(config, Arc::new(MemoryStore::new()), Arc::new(Nobody));
+    soon("a member", started).await
+}
+
+/// The first member of a cluster, and a ticket.
+async fn first(config: ClusterConfig) -> (Cluster, Ticket) {
+    let cluster = start(config).await.expect("started");
+    assert!(cluster.ready(LONG).await);
+    let ticket = cluster.ticket(Duration::from_mins(5), JoinRole::Voter).await.expect("issued");
+    (cluster, ticket)
+}
+
+fn join(ticket: &Ticket) -> Start {
+    Start::Join(Box::new(ticket.clone()))
+}
+
+/// A port that is free now.
+fn free() -> SocketAddr {
+    UdpSocket::bind(loopback()).and_then(|socket| socket.local_addr()).expect("a port")
+}
+
+/// Three members, all of them voters, in these folders; the first leads.
+async fn three(folders: &[tempfile::TempDir]) -> Vec<Cluster> {
+    let (one, ticket) = first(config(folders[0].path(), Start::First)).await;
+    let mut members = vec![one];
+    for folder in &folders[1..] {
+        members.push(start(config(folder.path(), join(&ticket))).await.expect("joined"));
+    }
+    until("all vote", || {
+        members.iter().all(|member| {
+            let status = member.status();
+            status.members.iter().filter(|member| member.role != "learner").count() == 3
+        })
+    })
+    .await;
+    members
+}
+
+fn folders() -> Vec<tempfile::TempDir> {
+    (0..3).map(|_| tempfile::tempdir().expect("a folder")).collect()
+}
+
+fn refused(member: &Cluster, why: Refusal) -> u64 {
+    let counts = member.metrics().refused;
+    counts.into_iter().find(|(name, _)| *name == why.name()).map_or(0, |(_, count)| count)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_members_word_does_not_stop_another() {
+    let folders = folders();
+    let mut members = three(&folders).await;
+    let third = members.pop().expect("three");
+    let (at, third_id) = (third.local_addr(), third.id());
+    third.stop().await;
+    drop(third);
+    // Somebody has its key, and says what it likes.
+    let identity = Identity::open(folders[2].path()).expect("opened");
+    let record = identity.record();
+    let node = LocalNode {
+        cluster: record.cluster.expect("joined"),
+        raft_id: record.raft_id,
+        storage: record.storage.expect("joined"),
+        boot: identity.boot(),
+    };
+    let known: Vec<_> = members[0].catalogue().members();
+    let known: Vec<_> = known
+        .iter()
+        .map(|member| MemberAddress {
+            id: member.id,
+            key: member.key,
+            addresses: member.addresses.iter().filter_map(|text| text.parse().ok()).collect(),
+            storage: Some(member.storage),
+        })
+        .collect();
+    let (sender, _inbound) = mpsc::channel(1024);
+    let handlers = Handlers {
+        service: Arc::new(Answers::default()),
+        bulk: Arc::new(NoBulk),
+        join: Arc::new(Door::default()),
+    };
+    let config = NetConfig::new(at, identity.secret().clone(), node);
+    let rogue = Network::start(config, sender, handlers, &known).await.expect("started");
+    let second = members[1].id();
+    until("connections with the second", || {
+        let stats = rogue.peer_stats();
+        stats.iter().any(|peer| peer.id == second && peer.control.connected && peer.inbound[0])
+    })
+    .await;
+    // No member sends that: it is hung up on, and counted.
+    let connections = || {
+        let stats = rogue.peer_stats();
+        stats.into_iter().find(|peer| peer.id == second).map_or(0, |peer| peer.control.connections)
+    };
+    let before = connections();
+    let without_term = Message { term: 0, ..message(MessageType::MsgHeartbeat, third_id, second) };
+    rogue.send_raft(second, Lane::Control, without_term);
+    until("another connection", || connections() > before).await;
+    assert_eq!(refused(&members[1], Refusal::RaftMessage), 1);
+    let without: Vec<_> = known.into_iter().filter(|member| member.id != second).collect();
+    rogue.set_members(&without);
+    until("another try", || rogue.stats().refused(Refusal::Stranger) > 0).await;
+    let nothing = members[1].remove("nothing", Condition::Version(u64::MAX)).await;
+    assert!(nothing.is_ok(), "it goes on: {nothing:?}");
+    rogue.close().await;
+    for member in &members {
+        member.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_ended_between_the_answer_and_the_first_snapshot_goes_on() {
+    let folders = folders();
+    let (one, ticket) = first(config(folders[0].path(), Start::First)).await;
+    // Nobody reaches it at its first start: it becomes a member and hears no more.
+    let place = free();
+    let deaf = ClusterConfig { advertise: vec![place], ..config(folders[1].path(), join(&ticket)) };
+    let two = start(deaf).await.expect("joined");
+    assert_eq!(two.id(), 2);
+    two.stop().await;
+    assert!(two.catalogue().members().is_empty());
+    drop(two);
+    let again = ClusterConfig { listen: place, ..config(folders[1].path(), join(&ticket)) };
+    let two = start(again).await.expect("started");
+    until("the catalogue", || two.catalogue().members().len() == 2).await;
+    two.stop().await;
+    // From now on it knows by its catalogue.
+    drop(two);
+    let identity = Identity::open(folders[1].path()).expect("opened");
+    assert_eq!(identity.record().members.len(), 2);
+    drop(identity);
+    let again = ClusterConfig { listen: place, ..config(folders[1].path(), Start::First) };
+    let two = start(again).await.expect("started");
+    assert!(two.ready(LONG).await);
+    two.stop().await;
+    drop(two);
+    let identity = Identity::open(folders[1].path()).expect("opened");
+    assert!(identity.record().members.is_empty());
+    one.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_did_not_hear_the_answer_joins_again_as_the_same_one() {
+    let folders = folders();
+    let (one, ticket) = first(config(folders[0].path(), Start::First)).await;
+    let members = || one.catalogue().members().len();
+    tokio::select! {
+        biased;
+        // It ends as soon as it is a member, which it does not know.
+        () = until("a second member", || members() == 2) => {}
+        started = start(config(folders[1].path(), join(&ticket))) => {
+            started.expect("joined").stop().await;
+        }
+    }
+    // It may be started elsewhere than before.
+    let place = free();
+    let again = ClusterConfig { listen: place, ..config(folders[1].path(), join(&ticket)) };
+    let two = start(again).await.expect("let in again");
+    assert_eq!((two.id(), members()), (2, 2));
+    assert!(two.ready(LONG).await);
+    until("its new place to be known", || {
+        let known = one.catalogue().member(2).map(|member| member.addresses.clone());
+        known.is_some_and(|known| known == [place.to_string()])
+    })
+    .await;
+    two.stop().await;
+    one.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn purges_that_wait_leave_a_leader_room_for_other_calls() {
+    let folders = folders();
+    let members = three(&folders).await;
+    // They wait for its lease to be over.
+    members[2].stop().await;
+    let mut purges = tokio::task::JoinSet::new();
+    for _ in 0..80 {
+        let before = members[1].catalogue().applied().index;
+        let member = members[1].clone();
+        purges.spawn(async move { member.purge(Scope::Prefix, "nothing").await });
+        // One at a time: it is not their commands that take the room.
+        until("its command", || members[1].catalogue().applied().index > before).await;
+    }
+    while let Some(purged) = soon("a purge", purges.join_next()).await {
+        assert_eq!(purged.expect("it ends").expect("purged"), 0);
+    }
+    assert_eq!(refused(&members[0], Refusal::Calls), 0);
+    for member in &members[..2] {
+        member.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_has_moved_is_found_by_its_beacon() {
+    if let Err(error) = discovery::socket(discovery::GROUP, Ipv4Addr::LOCALHOST.into()) {
+        println!("SKIP beacons: there is no multicast on loopback: {error}");
+        return;
+    }
+    let folders = folders();
+    let found = |folder, start| ClusterConfig { discover: true, ..config(folder, start) };
+    let (one, ticket) = first(found(folders[0].path(), Start::First)).await;
+    let two = start(found(folders[1].path(), join(&ticket))).await.expect("joined");
+    assert!(two.ready(LONG).await);
+    two.stop().await;
+    let key: NodeKey = one.catalogue().member(2).expect("a member").key;
+    drop(two);
+    // Nobody hears of it by the log: it hears no leader, because the leader dials its old place.
+    let place = free();
+    let moved = ClusterConfig { listen: place, ..found(folders[1].path(), join(&ticket)) };
+    let two = start(moved).await.expect("started");
+    until("its new place to be known", || {
+        let known = one.catalogue().member(2);
+        known.is_some_and(|known| known.key == key && known.addresses == [place.to_string()])
+    })
+    .await;
+    two.stop().await;
+    one.stop().await;
+}
