@@ -2,7 +2,7 @@
 //! and fails.
 use std::fmt::Debug;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Read as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
@@ -16,7 +16,7 @@ pub(super) trait Volume: Send + Sync + Debug {
     fn path(&self, name: &str) -> PathBuf;
     /// The names of all files.
     fn list(&self) -> io::Result<Vec<String>>;
-    /// All of a file.
+    /// All of a file, as the medium has it: what a process wrote and never flushed is flushed first, or is not there.
     fn read(&self, name: &str) -> io::Result<Vec<u8>>;
     /// A new file of `len` zeros, on the medium with its room; it replaces one of that name.
     fn create(&self, name: &str, len: u64) -> io::Result<Box<dyn SegmentFile>>;
@@ -139,7 +139,16 @@ impl Volume for Folder {
     }
 
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        fs::read(self.path(name))
+        let file = File::open(self.path(name))?;
+        // Whoever died between writing and flushing left this in the system's cache only: what is read here is believed, and
+        // answered for, without another flush.
+        file.sync_data()?;
+        // A flush that failed in an earlier process leaves pages in the cache that look clean, and are on no disk.
+        let file = OnDisk(file);
+        file.forget();
+        let mut bytes = Vec::new();
+        (&file.0).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     fn create(&self, name: &str, len: u64) -> io::Result<Box<dyn SegmentFile>> {

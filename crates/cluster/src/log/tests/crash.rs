@@ -110,6 +110,34 @@ fn any_sectors_of_a_batch_that_was_not_flushed_may_be_missing() {
     }
 }
 
+/// The process ends between write and flush, or the disk fails the flush; the next process finds the batch in the system's cache
+/// or does not, answers for what it found, and the power fails before it writes anything.
+#[test]
+fn what_a_start_found_is_there_at_the_next_one() {
+    for make in [fresh, recycled] {
+        for killed in [true, false] {
+            let (disk, mut log) = make();
+            let mut expected = held(&disk.copy());
+            let last = Last::after(&expected);
+            disk.fault(|faults| match killed {
+                true => faults.killed = true,
+                false => faults.sync = Some(Errno::IO.raw_os_error()),
+            });
+            assert!(matches!(log.append(last.batch()), Err(ClusterError::Poisoned { .. })));
+            drop(log);
+            disk.fault(|faults| (faults.killed, faults.sync) = (false, None));
+            let (log, found) = open(&disk).unwrap();
+            let found = image(found);
+            drop(log);
+            if killed {
+                expected.apply(&last.batch());
+            }
+            assert_eq!(found, expected, "killed: {killed}");
+            assert_eq!(held(&disk.crash(|| false)), found, "killed: {killed}");
+        }
+    }
+}
+
 #[test]
 fn a_first_batch_that_tore_leaves_an_empty_log() {
     for room in [0, 1, 40, 63, 64, 100, 500] {
