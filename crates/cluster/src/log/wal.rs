@@ -12,7 +12,7 @@ use super::record::{self, Frame, Kind, LAST, REPLACES};
 use super::recover::{self, Found, Used};
 use super::shape::Shape;
 use super::volume::{Folder, SegmentFile, Volume, is_full, write_all, zero};
-use super::{Batch, LogOptions, LogStats, LogStore, Recovered, SnapshotMark, Synced};
+use super::{Batch, LogMark, LogOptions, LogStats, LogStore, Recovered, Synced};
 use crate::error::ClusterError;
 
 /// What the system caches at least as one; segments are a multiple of it.
@@ -365,7 +365,7 @@ impl LogStore for SegmentLog {
         Ok(Synced::through(self.shape.last()))
     }
 
-    fn compact(&mut self, mark: &SnapshotMark) -> Result<(), ClusterError> {
+    fn compact(&mut self, mark: &LogMark) -> Result<(), ClusterError> {
         self.usable()?;
         let settled = self.shape.mark.as_ref().map_or(0, |mark| mark.index);
         if mark.index > settled {

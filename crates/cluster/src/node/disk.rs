@@ -9,7 +9,7 @@ use super::progress::Progress;
 use super::wake::Wake;
 use crate::core::Persist;
 use crate::error::ClusterError;
-use crate::log::{Batch, LogStore, SnapshotMark};
+use crate::log::{Batch, LogMark, LogStore};
 
 /// Entries written and flushed together at most.
 const MAX_BATCH: usize = 4096;
@@ -21,7 +21,7 @@ pub(super) enum Job {
     /// Install a snapshot: wait for the state machine to have it, then replace the log.
     Install(Persist, Receiver<Result<(), ClusterError>>),
     /// Drop what lies behind.
-    Compact(SnapshotMark),
+    Compact(LogMark),
     /// End.
     Stop,
 }
@@ -87,7 +87,7 @@ impl Disk {
 
     fn write(&mut self, persist: Persist) -> Result<(), ClusterError> {
         if !persist.is_empty() {
-            let snapshot = persist.snapshot.as_ref().map(SnapshotMark::of);
+            let snapshot = persist.snapshot.as_ref().map(LogMark::of);
             let batch = Batch {
                 entries: &persist.entries,
                 hard_state: persist.hard_state.as_ref(),

@@ -22,7 +22,7 @@ struct Last {
 }
 
 impl Last {
-    fn after(log: &LogImage) -> Self {
+    fn after(log: &Recovered) -> Self {
         let last =
             log.entries.last().map_or(log.snapshot.as_ref().map_or(0, |m| m.index), |e| e.index);
         let first = if log.entries.is_empty() { last + 1 } else { last };
@@ -37,7 +37,7 @@ impl Last {
 }
 
 /// What is there is `before` or `after`; the log can be written to, and what is written then is there, too.
-fn goes_on(disk: &Disk, before: &LogImage, after: Option<&LogImage>) {
+fn goes_on(disk: &Disk, before: &Recovered, after: Option<&Recovered>) {
     let (mut log, found) = open(disk).unwrap();
     let mut now = image(found);
     assert!(now == *before || Some(&now) == after, "{now:?}");
@@ -119,9 +119,9 @@ fn what_a_start_found_is_there_at_the_next_one() {
             let (disk, mut log) = make();
             let mut expected = held(&disk.copy());
             let last = Last::after(&expected);
-            disk.fault(|faults| match killed {
-                true => faults.killed = true,
-                false => faults.sync = Some(Errno::IO.raw_os_error()),
+            disk.fault(|faults| {
+                faults.killed = killed;
+                faults.sync = (!killed).then_some(Errno::IO.raw_os_error());
             });
             assert!(matches!(log.append(last.batch()), Err(ClusterError::Poisoned { .. })));
             drop(log);
@@ -148,7 +148,7 @@ fn a_first_batch_that_tore_leaves_an_empty_log() {
         log.append(of(&entries(1..=8, 1, 60))).unwrap_err();
         drop(log);
         disk.fault(|faults| faults.write = None);
-        goes_on(&disk, &LogImage::default(), None);
+        goes_on(&disk, &Recovered::default(), None);
     }
 }
 
@@ -203,7 +203,7 @@ proptest! {
         lives in proptest::collection::vec((proptest::collection::vec((1_u64..5, 0_usize..700), 0..12), any::<u64>()), 1..6),
     ) {
         let mut disk = Disk::default();
-        let mut model = LogImage::default();
+        let mut model = Recovered::default();
         for (batches, mut luck) in lives {
             let (mut log, found) = open(&disk).unwrap();
             prop_assert_eq!(&image(found), &model);

@@ -99,7 +99,7 @@ fn a_segment_that_cannot_be_made_is_asked_for_again() {
     let (mut log, _) = open(&disk).unwrap();
     log.settle();
     disk.fault(|faults| faults.create = Some(Errno::NOSPC.raw_os_error()));
-    let mut model = LogImage::default();
+    let mut model = Recovered::default();
     let mut index = 1;
     let error = loop {
         let new = entries([index], 1, 1000);
