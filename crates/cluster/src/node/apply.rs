@@ -222,3 +222,6 @@ fn encode_members(committed: &Committed) -> Vec<u8> {
         Committed::Command { .. } => Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

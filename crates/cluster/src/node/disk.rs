@@ -11,8 +11,9 @@ use crate::core::Persist;
 use crate::error::ClusterError;
 use crate::log::{Batch, LogMark, LogStore};
 
-/// Entries written and flushed together at most.
+/// Entries written and flushed together, and their bytes, after which no more is gathered.
 const MAX_BATCH: usize = 4096;
+const MAX_BATCH_BYTES: usize = 8 << 20;
 
 /// What the log's thread is asked to do, in order.
 pub(super) enum Job {
@@ -70,10 +71,14 @@ impl Disk {
     ) -> Result<Option<Job>, ClusterError> {
         let mut all = first;
         let mut other = None;
-        while all.entries.len() < MAX_BATCH {
+        let mut bytes = bytes_of(&all);
+        while all.entries.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
             match jobs.try_recv() {
                 // Entries that replace others written in this very batch must not stand beside them.
-                Ok(Job::Persist(persist)) if follows(&all, &persist) => join(&mut all, persist),
+                Ok(Job::Persist(persist)) if follows(&all, &persist) => {
+                    bytes += bytes_of(&persist);
+                    join(&mut all, persist);
+                }
                 Ok(job) => {
                     other = Some(job);
                     break;
@@ -102,6 +107,10 @@ impl Disk {
         self.wake.wake();
         Ok(())
     }
+}
+
+fn bytes_of(persist: &Persist) -> usize {
+    persist.entries.iter().map(|entry| entry.data.len() + entry.context.len()).sum()
 }
 
 fn follows(all: &Persist, next: &Persist) -> bool {
@@ -138,3 +147,6 @@ impl Jobs {
 pub(super) fn first_hard_state() -> HardState {
     HardState { term: 1, commit: 1, ..HardState::default() }
 }
+
+#[cfg(test)]
+mod tests;
