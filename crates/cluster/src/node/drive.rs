@@ -453,3 +453,6 @@ pub(super) fn members_of(conf_state: &ConfState) -> Vec<RaftId> {
 fn reply<T>(answer: Answer<T>, with: Result<T, NotProposed>) {
     let _ = answer.send(with);
 }
+
+#[cfg(test)]
+mod tests;
