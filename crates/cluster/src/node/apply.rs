@@ -164,6 +164,8 @@ impl Applier {
         if !forget.is_empty() {
             self.observer.forget(forget);
         }
+        // After those who wait for an answer: Raft's thread only keeps account of it.
+        self.wake.wake();
         went_on?;
         self.catalogue.write(WRITE_ROWS)
     }
@@ -175,6 +177,7 @@ impl Applier {
         self.advanced(true);
         self.members_changed();
         self.observer.skipped();
+        self.wake.wake();
         if !forget.is_empty() {
             self.observer.forget(forget);
         }
@@ -185,7 +188,6 @@ impl Applier {
         let index = self.catalogue.applied().index;
         self.leases.applied(index, let_go);
         self.marks.applied.store(index, Ordering::Release);
-        self.wake.wake();
     }
 
     fn members_changed(&self) {

@@ -71,7 +71,9 @@ fn run(log: MemoryLog, todo: Vec<Job>) -> (Result<(), ClusterError>, Vec<Seen>, 
         progress: Arc::new(Progress::new()),
     };
     let (sender, jobs) = unbounded();
-    todo.into_iter().for_each(|job| sender.send(job).unwrap());
+    for job in todo {
+        sender.send(job).unwrap();
+    }
     sender.send(Job::Stop).unwrap();
     let ended = disk.run(&jobs);
     let seen = std::mem::take(&mut *record.lock());
@@ -152,7 +154,9 @@ fn a_snapshot_is_in_the_state_machine_before_the_log_says_so() {
     // It failed, or the thread that should is gone.
     for answer in [Some(Err(stopped())), None] {
         let (done, installed) = crossbeam_channel::bounded(1);
-        answer.into_iter().for_each(|answer| done.send(answer).unwrap());
+        if let Some(answer) = answer {
+            done.send(answer).unwrap();
+        }
         drop(done);
         let jobs = vec![Job::Install(install(), installed)];
         let (ended, seen, persisted) = run(MemoryLog::new(), jobs);
