@@ -1,8 +1,9 @@
 //! Appending to a Raft log, flushed at every commit: ours beside redb, fjall, and a bare file as the floor.
 //!
 //! All stores are open at once and take turns in changing order, in slices of some commits; incompressible entries; nobody
-//! cuts its log. A commit is durable when it returns: `Durability::Immediate`, `PersistMode::SyncData`, `fdatasync`. The
-//! bare file is preallocated and filled with zeros, and gets the entries' bytes alone, in one write: no store can be faster.
+//! cuts its log but one of ours, whose segments are used again. A commit is durable when it returns:
+//! `Durability::Immediate`, `PersistMode::SyncData`, `fdatasync`. The bare file is preallocated and filled with zeros, and
+//! gets the entries' bytes alone, in one write: no store can be faster.
 use std::fs::File;
 use std::io::{IoSlice, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -15,7 +16,7 @@ use fjall::{KeyspaceCreateOptions, PersistMode};
 use raft::prelude::Entry;
 use redb::TableDefinition;
 use straightway_cluster::StorageId;
-use straightway_cluster::log::{Batch, LogOptions, LogStore as _, SegmentLog};
+use straightway_cluster::log::{Batch, LogMark, LogOptions, LogStore as _, SegmentLog};
 
 const ROUNDS: usize = 10;
 
@@ -24,14 +25,25 @@ trait Store {
     fn append(&mut self, entries: &[Entry]);
 }
 
-struct Ours(SegmentLog);
+struct Ours {
+    log: SegmentLog,
+    /// Whether it is cut as a node cuts its log, so that segments are used again.
+    cut: bool,
+    behind: u64,
+}
 impl Store for Ours {
     fn name(&self) -> &'static str {
-        "straightway SegmentLog"
+        if self.cut { "straightway SegmentLog, cut every 64 MiB" } else { "straightway SegmentLog" }
     }
     fn append(&mut self, entries: &[Entry]) {
-        let synced = self.0.append(Batch { entries, ..Batch::default() }).expect("appended");
+        let synced = self.log.append(Batch { entries, ..Batch::default() }).expect("appended");
         assert_eq!(Some(synced.last_index()), entries.last().map(|entry| entry.index));
+        self.behind += entries.iter().map(|entry| entry.data.len() as u64).sum::<u64>();
+        if self.cut && self.behind >= 64 << 20 {
+            self.behind = 0;
+            let index = synced.last_index();
+            self.log.compact(&LogMark { index, term: 1, ..LogMark::default() }).expect("cut");
+        }
     }
 }
 
@@ -97,8 +109,11 @@ impl Store for Bare {
 }
 
 fn stores(dir: &Path) -> Vec<Box<dyn Store>> {
-    let log =
-        SegmentLog::open(&dir.join("log"), LogOptions::new(StorageId([1; 16]))).expect("a log");
+    let ours = |name, cut| {
+        let options = LogOptions::new(StorageId([1; 16]));
+        let (log, _) = SegmentLog::open(&dir.join(name), options).expect("a log");
+        Box::new(Ours { log, cut, behind: 0 })
+    };
     let redb = redb::Database::create(dir.join("redb")).expect("a database");
     let fjall = fjall::Database::builder(dir.join("fjall")).open().expect("a database");
     let keyspace = fjall.keyspace("log", KeyspaceCreateOptions::default).expect("a keyspace");
@@ -112,7 +127,8 @@ fn stores(dir: &Path) -> Vec<Box<dyn Store>> {
     // SAFETY: advice about a file that is open.
     unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
     vec![
-        Box::new(Ours(log.0)),
+        ours("log", false),
+        ours("cut log", true),
         Box::new(Redb(redb)),
         Box::new(Fjall(fjall, keyspace)),
         Box::new(Bare { file, at: 0, len }),

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use raft::prelude::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState, Message};
 use straightway_cluster::core::{Committed, Core, Output, Persist};
-use straightway_cluster::log::{Batch, LogStore, MemoryLog, RaftStorage, Recovered, SnapshotMark};
+use straightway_cluster::log::{Batch, LogMark, LogStore, MemoryLog, RaftStorage, Recovered};
 use straightway_wire::raft::{
     Lane, Severity, deserialize_raft_message_fast, lane_of, serialize_raft_message_fast,
 };
@@ -44,7 +44,14 @@ impl Random {
 #[derive(Clone)]
 struct Machine {
     applied: u64,
+    term: u64,
     conf_state: ConfState,
+}
+
+impl Machine {
+    fn mark(&self) -> LogMark {
+        LogMark { index: self.applied, term: self.term, conf_state: self.conf_state.clone() }
+    }
 }
 
 struct Running {
@@ -60,7 +67,7 @@ struct Node {
     id: u64,
     /// What a restart finds of the state machine: it is made durable now and then.
     durable: Machine,
-    image: straightway_cluster::log::LogImage,
+    image: Recovered,
     running: Option<Running>,
 }
 
@@ -82,9 +89,9 @@ struct World {
     proposed: u64,
 }
 
-fn first_mark(voters: u64) -> SnapshotMark {
+fn first_mark(voters: u64) -> LogMark {
     let conf_state = ConfState { voters: (1..=voters).collect(), ..ConfState::default() };
-    SnapshotMark { index: 1, term: 1, conf_state }
+    LogMark { index: 1, term: 1, conf_state }
 }
 
 fn single(id: u64, kind: ConfChangeType) -> ConfChangeSingle {
@@ -96,7 +103,7 @@ fn single(id: u64, kind: ConfChangeType) -> ConfChangeSingle {
 impl World {
     fn new(seed: u64, count: u64, voters: u64) -> Self {
         let mark = first_mark(voters);
-        let machine = Machine { applied: 1, conf_state: mark.conf_state.clone() };
+        let machine = Machine { applied: 1, term: 1, conf_state: mark.conf_state.clone() };
         let mut world = Self {
             random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             now: 0,
@@ -127,9 +134,8 @@ impl World {
         let node = &mut self.nodes[at];
         let (log, recovered): (MemoryLog, Recovered) = MemoryLog::reopen(node.image.clone());
         let machine = node.durable.clone();
-        let storage =
-            RaftStorage::recover(recovered, machine.applied, Some(machine.conf_state.clone()))
-                .expect("what was flushed is enough");
+        let storage = RaftStorage::recover(recovered, Some(machine.mark()))
+            .expect("what was flushed is enough");
         // Each has its own patience: elections end.
         let ticks = 10 + 3 * usize::try_from(node.id).expect("small");
         let core = Core::new(node.id, storage.clone(), machine.applied, Some((ticks, ticks + 1)))
@@ -175,13 +181,16 @@ impl World {
             self.post(&message);
         }
         for persist in persist {
-            let mark = persist.snapshot.as_ref().map(SnapshotMark::of);
+            let mark = persist.snapshot.as_ref().map(LogMark::of);
             let node = &mut self.nodes[at];
             let running = node.running.as_mut().expect("it runs");
             if let Some(mark) = &mark {
                 // The state machine has it before the log says so.
-                running.machine =
-                    Machine { applied: mark.index, conf_state: self.confs[&mark.index].clone() };
+                running.machine = Machine {
+                    applied: mark.index,
+                    term: mark.term,
+                    conf_state: self.confs[&mark.index].clone(),
+                };
                 node.durable = running.machine.clone();
             }
             let batch = Batch {
@@ -226,7 +235,7 @@ impl World {
             running.machine.applied + 1,
             "nothing is skipped and nothing comes twice"
         );
-        running.machine.applied = index;
+        (running.machine.applied, running.machine.term) = (index, term);
         self.confs.entry(index).or_insert_with(|| running.machine.conf_state.clone());
         let agreed = self.history.entry(index).or_insert_with(|| (term, data.clone()));
         assert_eq!(*agreed, (term, data), "committed entries are the same everywhere, for ever");
@@ -322,11 +331,7 @@ impl World {
         let node = &mut self.nodes[at];
         let Some(running) = node.running.as_mut() else { return };
         if running.storage.take_snapshot_request() {
-            let Machine { applied, conf_state } = running.machine.clone();
-            let term = self.history.get(&applied).map_or(1, |(term, _)| *term);
-            running
-                .storage
-                .set_snapshot(SnapshotMark { index: applied, term, conf_state }.to_snapshot());
+            running.storage.set_snapshot(running.machine.mark().to_snapshot());
         }
         if self.durable && self.random.one_in(20) {
             node.durable = running.machine.clone();

@@ -1,4 +1,4 @@
-//! What a batch of commands changed: the rows that the disk has to be told, and what there is to tell others.
+//! What commands changed that was not written yet: the rows that the disk has to be told, and what there is to tell others.
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::outcome::{Event, Outcome};
 use super::requests::Window;
 use crate::ids::{ObjectId, RaftId};
 
-/// Rows as they are after a batch, `None` where there is none any more. Whatever is changed twice is written once.
+/// Rows as they are now, `None` where there is none any more. Whatever is changed twice is written once.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     /// All entries that were there before were removed.
@@ -22,6 +22,15 @@ pub(super) struct Changes {
 }
 
 impl Changes {
+    /// How much there is to write.
+    pub(super) fn rows(&self) -> usize {
+        self.entries.len()
+            + self.members.len()
+            + self.tickets.len()
+            + self.windows.len()
+            + self.answers.len()
+    }
+
     pub(super) fn stored(&mut self, entry: &Arc<Entry>) {
         self.entries.insert(Arc::clone(&entry.key), Some(Arc::clone(entry)));
     }
@@ -71,12 +80,21 @@ pub(super) struct Effects<'a> {
     pub(super) forget: Vec<ObjectId>,
     /// What of the command is left to do; see [`State::go_on`](super::state::State::go_on).
     pub(super) rest: Option<Rest>,
+    /// Entries that going on with a purge has taken away.
+    pub(super) purged: u64,
     /// All entries that there were, if everything was purged: walked and freed when nobody waits for the state.
     pub(super) retired: Option<Index>,
 }
 
 impl<'a> Effects<'a> {
     pub(super) fn new(changes: &'a mut Changes) -> Self {
-        Self { changes, events: Vec::new(), forget: Vec::new(), rest: None, retired: None }
+        Self {
+            changes,
+            events: Vec::new(),
+            forget: Vec::new(),
+            rest: None,
+            purged: 0,
+            retired: None,
+        }
     }
 }

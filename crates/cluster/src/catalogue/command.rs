@@ -4,11 +4,12 @@
 //!  0  0xC7   1 version = 1   2 kind   3 layout of archives   4 fingerprint u32      8 rkyv archive of a `Command`
 //! ```
 //! Validation is not type checking: the same bytes can be valid archives of two types. So version and fingerprint (a
-//! checksum of one archived example of each operation) stand in front, and kind says again what the archive should be.
+//! checksum of all limits and of one archived example of each operation) stand in front, and kind says again what the archive should be.
 use std::cell::RefCell;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
+use straightway_wire::crc32c;
 
 use super::archive::{FORMAT, append, view};
 use super::limits;
@@ -91,7 +92,8 @@ impl Command {
     }
 
     /// Whose request the bytes are; `None`: they are no command.
-    pub fn request_of(bytes: &[u8]) -> Option<RequestId> {
+    #[cfg(test)]
+    pub(super) fn request_of(bytes: &[u8]) -> Option<RequestId> {
         Self::open(bytes).ok().map(|command| command.request.get())
     }
 
@@ -130,21 +132,21 @@ impl Command {
     }
 }
 
-/// Differs when the layout of any operation does. Frozen by a test.
+/// Differs when the layout of any operation does, or what a command is refused for: members that refuse different ones part.
+/// Frozen by a test.
 static FINGERPRINT: LazyLock<u32> = LazyLock::new(|| {
     let mut bytes = Vec::new();
+    for limit in limits::ALL {
+        bytes.extend_from_slice(&(limit as u64).to_le_bytes());
+    }
     for op in examples() {
         append(&Command { request: RequestId { node: 1, boot: 2, serial: 3 }, op }, &mut bytes);
     }
-    checksum(&bytes)
+    crc32c(&bytes)
 });
 
-/// The fingerprint of the commands' layout.
-pub fn fingerprint() -> u32 {
+/// The fingerprint of commands.
+#[cfg(test)]
+pub(super) fn fingerprint() -> u32 {
     *FINGERPRINT
-}
-
-pub(super) fn checksum(bytes: &[u8]) -> u32 {
-    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes);
-    u32::try_from(sum).unwrap_or(u32::MAX)
 }

@@ -1,5 +1,5 @@
-//! The rows in redb. One transaction a batch, which holds the applied index too: whatever a crash leaves behind is the
-//! state after some batch, the last that was made durable or a later one.
+//! The rows in redb. What is written together holds the applied index too: whatever a crash leaves behind is the state
+//! after some entry, the last that was made durable or a later one.
 use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -162,6 +162,8 @@ pub(super) struct Disk {
     db: Arc<Base>,
     place: Place,
     row: Row,
+    /// What has been applied in memory and not written.
+    pending: Changes,
     /// The first failure: since then memory may be ahead of the disk, and nothing is written any more.
     failure: Option<String>,
 }
@@ -177,7 +179,13 @@ impl Disk {
             guarded(|| place.open_database()).unwrap_or_else(|| Err(place.damaged(TORN.into())))?;
         let state = load(&db, &place)?;
         let new = state.is_none();
-        let mut disk = Self { db: Arc::new(db), place, row: Row::default(), failure: None };
+        let mut disk = Self {
+            db: Arc::new(db),
+            place,
+            row: Row::default(),
+            pending: Changes::default(),
+            failure: None,
+        };
         let state = state.unwrap_or_default();
         if new {
             disk.initialise(&state.meta)?;
@@ -188,7 +196,14 @@ impl Disk {
     /// Takes another database that was made beside, and is in its place now.
     pub(super) fn swap(&mut self, db: Base) {
         self.db = Arc::new(db);
+        // It was of what the other one replaces.
+        self.pending = Changes::default();
         self.failure = None;
+    }
+
+    /// What has been applied in memory and not written.
+    pub(super) fn pending(&mut self) -> &mut Changes {
+        &mut self.pending
     }
 
     pub(super) fn database(&self) -> Arc<Base> {

@@ -18,6 +18,7 @@ pub const TEXT: usize = 256;
 pub const ADDRESSES: usize = 16;
 /// Holders of an object that are remembered.
 pub const HOLDERS: usize = 64;
+const _: () = assert!(HOLDERS >= MEMBERS);
 /// Objects that one command may name.
 pub const IDS: usize = 4096;
 /// Members; what a Raft configuration may hold.
@@ -32,6 +33,10 @@ pub const IN_FLIGHT: u64 = WINDOW as u64 / 2;
 pub const CONF_STATE: usize = 4096;
 /// Bytes of a command, header included.
 pub const COMMAND: usize = 256 * 1024;
+
+/// All of them that decide what becomes of a command: members with others do not understand each other's commands.
+pub(super) const ALL: [usize; 12] =
+    [KEY, TAGS, TAG, TEXT, ADDRESSES, HOLDERS, IDS, MEMBERS, TICKETS, WINDOW, CONF_STATE, COMMAND];
 
 /// Whether all parts of a command are within their limits.
 pub(super) fn check(command: &ArchivedCommand) -> Result<(), ClusterError> {

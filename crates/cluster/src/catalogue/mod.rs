@@ -1,7 +1,7 @@
 //! Which object is under which key, who holds it, and who is a member: what the log is about.
 //!
 //! A command in the log is a [`Command`], read in place. The state machine is in memory, where all reads are answered;
-//! redb keeps the same rows on the disk, in one transaction a batch. Reads never wait for the disk.
+//! redb keeps the same rows on the disk, written behind: the log has what a crash takes. Reads never wait for the disk.
 //!
 //! *Knows:* commands, rows, one file. *Does not know:* Raft, sockets, clocks; where an object's bytes are.
 mod archive;
@@ -41,7 +41,7 @@ pub use op::{
 };
 pub use outcome::{Applied, Event, Outcome, Refusal};
 pub use receive::{SnapshotReader, Verified};
-pub use snapshot::{CHUNK, Manifest, SnapshotMark, SnapshotWriter};
+pub use snapshot::{CHUNK, CatalogueMark, Manifest, SnapshotWriter};
 pub use state::Mark;
 
 use self::changes::{Changes, Effects};
@@ -101,7 +101,7 @@ pub struct Bootstrap {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
     /// What the snapshot is of.
-    pub mark: SnapshotMark,
+    pub mark: CatalogueMark,
     /// Objects that were known here and are not any more.
     pub forget: Vec<ObjectId>,
 }
@@ -181,41 +181,59 @@ impl Catalogue {
         Ok(1)
     }
 
-    /// Applies committed entries in the order of the log, in one transaction. Each command gives an [`Applied`]; entries
-    /// that were applied before give nothing, nor do the others.
-    ///
-    /// Blocks on the disk: not for a thread of the runtime.
+    /// Applies committed entries in the order of the log, in memory: for everybody to read, and not on the disk before
+    /// [`Self::write`]. Each command gives an [`Applied`]; entries that were applied before give nothing, nor do the others. What
+    /// was applied before an error is there, and to be told.
     ///
     /// # Errors
     /// [`ClusterError::Invalid`], if an entry is missing, or of a release that this build does not know, and
     /// [`ClusterError::Catalogue`]. The node must stop: what comes later cannot be applied either.
-    pub fn apply(&self, batch: &[Input<'_>]) -> Result<Vec<Applied>, ClusterError> {
+    pub fn apply(&self, batch: &[Input<'_>]) -> (Vec<Applied>, Result<(), ClusterError>) {
         let mut disk = self.shared.disk.lock();
-        disk.healthy()?;
-        let mut changes = Changes::default();
         let mut applied = Vec::with_capacity(batch.len());
+        let mut stopped = disk.healthy();
         let mut bytes = 0;
-        let mut stopped = Ok(());
         for input in batch {
-            match self.step(input, &mut changes) {
+            if stopped.is_err() {
+                break;
+            }
+            match self.step(input, disk.pending()) {
                 Ok(done) => applied.extend(done),
-                Err(error) => {
-                    stopped = Err(error);
-                    break;
-                }
+                Err(error) => stopped = Err(error),
             }
             if let What::Command(command) = input.what {
                 bytes += command.len() as u64;
             }
         }
+        self.shared.unsynced.fetch_add(bytes, Ordering::Relaxed);
+        let index = self.shared.state.read().meta.applied.index;
+        self.shared.applied.send_replace(index);
+        (applied, stopped)
+    }
+
+    /// Writes what has been applied and not yet written, in one transaction, if it is at least so many rows. Not durable before
+    /// [`Self::sync`].
+    ///
+    /// Blocks on the disk, as [`Self::sync`] does: not for a thread of the runtime.
+    ///
+    /// # Errors
+    /// [`ClusterError::Catalogue`]. The node must stop.
+    pub fn write(&self, rows: usize) -> Result<(), ClusterError> {
+        let mut disk = self.shared.disk.lock();
+        if disk.pending().rows() < rows {
+            return Ok(());
+        }
+        self.write_by(&mut disk, Durability::None).map(drop)
+    }
+
+    fn write_by(&self, disk: &mut Disk, durability: Durability) -> Result<u64, ClusterError> {
         let (meta, counts) = {
             let state = self.shared.state.read();
             (state.meta.clone(), state.counts())
         };
-        disk.write(&meta, counts, &changes, Durability::None)?;
-        self.shared.unsynced.fetch_add(bytes, Ordering::Relaxed);
-        self.shared.applied.send_replace(meta.applied.index);
-        stopped.map(|()| applied)
+        let changes = std::mem::take(disk.pending());
+        disk.write(&meta, counts, &changes, durability)?;
+        Ok(meta.applied.index)
     }
 
     /// Applies one entry to what is in memory. Others may read in the middle of what touches many entries, and find some of
@@ -245,19 +263,21 @@ impl Catalogue {
             }
             What::Command(bytes) => {
                 let mut effects = Effects::new(changes);
-                let (request, (duplicate, outcome)) = match Command::open(bytes) {
+                let (request, duplicate, outcome) = match Command::open(bytes) {
                     Ok(command) => {
-                        (Some(command.request.get()), state.execute(index, command, &mut effects))
+                        let executed = state.execute(index, command, &mut effects);
+                        while effects.rest.is_some() {
+                            RwLockWriteGuard::bump(&mut state);
+                            state.go_on(&mut effects);
+                        }
+                        let outcome = state.settle(&executed, &mut effects);
+                        (Some(executed.request), executed.duplicate, outcome)
                     }
                     Err(Unreadable::Malformed(_)) => {
-                        (None, (false, Outcome::Refused(Refusal::Malformed)))
+                        (None, false, Outcome::Refused(Refusal::Malformed))
                     }
                     Err(foreign) => return Err(foreign.into()),
                 };
-                while effects.rest.is_some() {
-                    RwLockWriteGuard::bump(&mut state);
-                    state.go_on(&mut effects);
-                }
                 let Effects { events, forget, retired, .. } = effects;
                 let done = Applied { index, request, duplicate, outcome, events, forget };
                 Some((done, retired))
@@ -278,14 +298,10 @@ impl Catalogue {
     /// [`ClusterError::Catalogue`]. The node must stop.
     pub fn sync(&self) -> Result<u64, ClusterError> {
         let mut disk = self.shared.disk.lock();
-        let (meta, counts) = {
-            let state = self.shared.state.read();
-            (state.meta.clone(), state.counts())
-        };
-        disk.write(&meta, counts, &Changes::default(), Durability::Immediate)?;
+        let index = self.write_by(&mut disk, Durability::Immediate)?;
         self.shared.unsynced.store(0, Ordering::Relaxed);
-        self.shared.durable.store(meta.applied.index, Ordering::Release);
-        Ok(meta.applied.index)
+        self.shared.durable.store(index, Ordering::Release);
+        Ok(index)
     }
 
     /// Up to which index the state survives a crash.
@@ -298,13 +314,19 @@ impl Catalogue {
         self.shared.unsynced.load(Ordering::Relaxed)
     }
 
+    /// What a snapshot of what has been applied would be of.
+    pub fn mark(&self) -> CatalogueMark {
+        snapshot::mark_of(self.shared.state.read().meta.clone())
+    }
+
     /// A snapshot of what has been applied.
     ///
     /// # Errors
     /// [`ClusterError::Catalogue`].
     pub fn snapshot(&self) -> Result<SnapshotWriter, ClusterError> {
-        let db = self.shared.disk.lock().database();
-        SnapshotWriter::new(db)
+        let mut disk = self.shared.disk.lock();
+        self.write_by(&mut disk, Durability::None)?;
+        SnapshotWriter::new(disk.database())
     }
 
     /// Begins to receive a snapshot.

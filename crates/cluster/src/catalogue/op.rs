@@ -78,39 +78,28 @@ pub enum Op {
     Forget(Forget),
 }
 
-impl Op {
-    pub(super) fn kind(&self) -> u8 {
-        match self {
-            Self::Noop => 0,
-            Self::Put(_) => 1,
-            Self::Remove(_) => 2,
-            Self::Purge(_) => 3,
-            Self::Holders(_) => 4,
-            Self::Expire(_) => 5,
-            Self::TicketIssued(_) => 6,
-            Self::Join(_) => 7,
-            Self::MemberChanged(_) => 8,
-            Self::Forget(_) => 9,
+macro_rules! kinds {
+    ($op:ident) => {
+        impl $op {
+            pub(super) fn kind(&self) -> u8 {
+                match self {
+                    Self::Noop => 0,
+                    Self::Put(_) => 1,
+                    Self::Remove(_) => 2,
+                    Self::Purge(_) => 3,
+                    Self::Holders(_) => 4,
+                    Self::Expire(_) => 5,
+                    Self::TicketIssued(_) => 6,
+                    Self::Join(_) => 7,
+                    Self::MemberChanged(_) => 8,
+                    Self::Forget(_) => 9,
+                }
+            }
         }
-    }
+    };
 }
-
-impl ArchivedOp {
-    pub(super) fn kind(&self) -> u8 {
-        match self {
-            Self::Noop => 0,
-            Self::Put(_) => 1,
-            Self::Remove(_) => 2,
-            Self::Purge(_) => 3,
-            Self::Holders(_) => 4,
-            Self::Expire(_) => 5,
-            Self::TicketIssued(_) => 6,
-            Self::Join(_) => 7,
-            Self::MemberChanged(_) => 8,
-            Self::Forget(_) => 9,
-        }
-    }
-}
+kinds!(Op);
+kinds!(ArchivedOp);
 
 /// What must be so for a change to happen. An object whose lifetime has ended counts as absent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Archive, Serialize, Deserialize)]

@@ -93,7 +93,8 @@ impl Catalogue {
     }
 
     /// BLAKE3 of all rows: equal on all nodes that have applied the same entries. Walks over everything.
-    pub fn state_digest(&self) -> [u8; 32] {
+    #[cfg(test)]
+    pub(super) fn state_digest(&self) -> [u8; 32] {
         let _still = self.shared.disk.lock();
         let mut hasher = blake3::Hasher::new();
         self.shared.state.read().each_row(|table, key, value| {

@@ -8,7 +8,7 @@ use redb::{Durability, WriteTransaction};
 use super::disk::{Base, begin, failed, open, put};
 use super::rows::{self, FORMAT_KEY, STATE_KEY, Table, VALUE};
 use super::snapshot::{
-    END, HEADER_BYTES, MAGIC, Manifest, ROW_HEADER_BYTES, SUM_BYTES, SnapshotMark, VERSION,
+    CatalogueMark, END, HEADER_BYTES, MAGIC, Manifest, ROW_HEADER_BYTES, SUM_BYTES, VERSION,
     invalid, mark_of,
 };
 use super::{Shared, limits};
@@ -45,7 +45,7 @@ pub struct SnapshotReader {
     begun: bool,
     ended: bool,
     table: Table,
-    found: Option<(SnapshotMark, Option<ClusterId>)>,
+    found: Option<(CatalogueMark, Option<ClusterId>)>,
     blake3: [u8; SUM_BYTES],
 }
 

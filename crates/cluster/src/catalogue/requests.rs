@@ -115,11 +115,13 @@ impl Requests {
     }
 
     /// All windows, in the order of the members' numbers.
+    #[cfg(test)]
     pub(super) fn windows(&self) -> impl Iterator<Item = (RaftId, Window)> {
         self.nodes.iter().map(|(node, answers)| (*node, answers.window))
     }
 
     /// All answers, in the order of members and serials.
+    #[cfg(test)]
     pub(super) fn answers(&self) -> impl Iterator<Item = ((RaftId, u64), Outcome)> {
         self.nodes.iter().flat_map(|(node, answers)| {
             answers.by_serial.iter().map(|(serial, outcome)| ((*node, *serial), *outcome))

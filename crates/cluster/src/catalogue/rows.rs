@@ -4,9 +4,9 @@ use bytes::Bytes;
 use redb::TableDefinition;
 use rkyv::rend::unaligned::u64_ule;
 use rkyv::{Archive, Deserialize, Serialize};
+use straightway_wire::{Crc32c, crc32c};
 
 use super::archive::{Record, append, view};
-use super::command::checksum;
 use super::entry::{ArchivedEntryRecord, Entry, EntryRecord};
 use super::members::{ArchivedMember, ArchivedTicket, Member, Ticket};
 use super::op::{Op, Role, examples};
@@ -111,15 +111,15 @@ pub(super) fn format() -> [u8; 10] {
     append(&meta, &mut bytes);
     let mut format = *b"SWCT\0\0\0\0\0\0";
     format[4..6].copy_from_slice(&VERSION.to_le_bytes());
-    format[6..].copy_from_slice(&checksum(&bytes).to_le_bytes());
+    format[6..].copy_from_slice(&crc32c(&bytes).to_le_bytes());
     format
 }
 
 fn sum(key: &[u8], archive: &[u8]) -> [u8; SUM_BYTES] {
-    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
-    digest.update(key);
-    digest.update(archive);
-    u32::try_from(digest.finalize()).unwrap_or(u32::MAX).to_le_bytes()
+    let mut sum = Crc32c::default();
+    sum.update(key);
+    sum.update(archive);
+    sum.sum().to_le_bytes()
 }
 
 /// A row's value, made of the bytes of an archive.
@@ -207,6 +207,7 @@ impl State {
     }
 
     /// Hands out all rows, in the order in which the disk has them.
+    #[cfg(test)]
     pub(super) fn each_row(&self, mut give: impl FnMut(Table, &[u8], &[u8])) {
         let mut row = Row::default();
         give(Table::Meta, FORMAT_KEY, row.format());

@@ -28,7 +28,7 @@ pub(super) const SUM_BYTES: usize = 32;
 
 /// What a snapshot is of.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SnapshotMark {
+pub struct CatalogueMark {
     /// Index of the last command in it.
     pub index: u64,
     /// Its term.
@@ -41,15 +41,19 @@ pub struct SnapshotMark {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
     /// What it is of.
-    pub mark: SnapshotMark,
+    pub mark: CatalogueMark,
     /// Its length in bytes, sum included.
     pub len: u64,
     /// BLAKE3 of all but the sum itself.
     pub blake3: [u8; SUM_BYTES],
 }
 
-pub(super) fn mark_of(meta: Meta) -> SnapshotMark {
-    SnapshotMark { index: meta.applied.index, term: meta.applied.term, conf_state: meta.conf_state }
+pub(super) fn mark_of(meta: Meta) -> CatalogueMark {
+    CatalogueMark {
+        index: meta.applied.index,
+        term: meta.applied.term,
+        conf_state: meta.conf_state,
+    }
 }
 
 type Range = redb::Range<'static, &'static [u8], &'static [u8]>;
@@ -61,7 +65,7 @@ pub struct SnapshotWriter {
     txn: ReadTransaction,
     /// Closed when nobody reads it any more, even when another one has taken its place.
     _db: Arc<Base>,
-    mark: SnapshotMark,
+    mark: CatalogueMark,
     ready: Vec<u8>,
     hasher: blake3::Hasher,
     sent: u64,
@@ -106,7 +110,7 @@ impl SnapshotWriter {
     }
 
     /// What it is of: known before the first chunk.
-    pub fn mark(&self) -> &SnapshotMark {
+    pub fn mark(&self) -> &CatalogueMark {
         &self.mark
     }
 

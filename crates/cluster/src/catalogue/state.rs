@@ -13,7 +13,7 @@ use super::limits;
 use super::members::{Member, Ticket};
 use super::op::{
     ArchivedCommand, ArchivedCondition, ArchivedHolders, ArchivedOp, ArchivedPurge, ArchivedPut,
-    ArchivedRemove, Scope,
+    ArchivedRemove, RequestId, Scope,
 };
 use super::outcome::{Event, Outcome, Refusal};
 use super::requests::{Known, Requests};
@@ -49,6 +49,17 @@ impl Default for Meta {
     }
 }
 
+/// A command that has been begun.
+#[derive(Debug)]
+pub(super) struct Executed {
+    pub(super) request: RequestId,
+    /// It had been answered before, and nothing was done.
+    pub(super) duplicate: bool,
+    /// Whether its answer is to be remembered.
+    record: bool,
+    outcome: Outcome,
+}
+
 /// The whole state.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -60,33 +71,29 @@ pub(super) struct State {
 }
 
 impl State {
-    /// Does what a command says. Answers whether it had been answered before, and how.
+    /// Does what a command says, as far as that can be done at once: [`Self::go_on`] while there is a rest, then
+    /// [`Self::settle`].
     pub(super) fn execute(
         &mut self,
         index: u64,
         command: &ArchivedCommand,
         effects: &mut Effects<'_>,
-    ) -> (bool, Outcome) {
+    ) -> Executed {
         let request = command.request.get();
         let known = if self.members.contains_key(&request.node) {
             self.requests.look_up(request)
         } else {
             Known::Refused(Refusal::NotAMember)
         };
-        let outcome = match known {
-            Known::Answered(outcome) => return (true, outcome),
-            Known::Refused(refusal) => Outcome::Refused(refusal),
-            Known::New => {
-                let outcome = match limits::check(command) {
-                    Ok(()) => self.perform(index, &command.op, effects),
-                    Err(_) => Outcome::Refused(Refusal::Limit),
-                };
-                // A member that removed itself has no window any more.
-                if self.members.contains_key(&request.node) {
-                    self.requests.record(request, outcome, effects.changes);
-                }
-                outcome
+        let (known, outcome) = match known {
+            Known::Answered(outcome) => {
+                return Executed { request, duplicate: true, record: false, outcome };
             }
+            Known::Refused(refusal) => (true, Outcome::Refused(refusal)),
+            Known::New if limits::check(command).is_err() => {
+                (false, Outcome::Refused(Refusal::Limit))
+            }
+            Known::New => (false, self.perform(index, &command.op, effects)),
         };
         if matches!(outcome, Outcome::Failed | Outcome::Refused(_))
             && let ArchivedOp::Put(put) = &command.op
@@ -94,7 +101,25 @@ impl State {
             // Its bytes were stored for nothing.
             self.forget_unless_known(ArchivedObjectId::get(&put.object), effects);
         }
-        (false, outcome)
+        Executed { request, duplicate: false, record: !known, outcome }
+    }
+
+    /// When nothing is left of a command: what came of it, remembered.
+    pub(super) fn settle(&mut self, executed: &Executed, effects: &mut Effects<'_>) -> Outcome {
+        let Executed { request, record, mut outcome, .. } = *executed;
+        if let Outcome::Purged(count) = &mut outcome {
+            *count += effects.purged;
+            for event in &mut effects.events {
+                if let Event::Purged { count: told, .. } = event {
+                    *told = *count;
+                }
+            }
+        }
+        // A member that removed itself has no window any more.
+        if record && self.members.contains_key(&request.node) {
+            self.requests.record(request, outcome, effects.changes);
+        }
+        outcome
     }
 
     /// Keeps the Raft configuration.
@@ -214,13 +239,14 @@ impl State {
         let (scope, value) = (Scope::from(&purge.scope), purge.value.as_str());
         let count = match scope {
             Scope::Key => usize::from(self.take(value, effects).is_some()),
+            // They are counted when they are taken.
             Scope::Tag => {
                 effects.rest = Some(Rest::Tag(value.into()));
-                self.index.tagged(value).len()
+                0
             }
             Scope::Prefix if !value.is_empty() => {
                 effects.rest = Some(Rest::Prefix(value.into()));
-                self.index.range(value, None).count()
+                0
             }
             Scope::Prefix | Scope::All => {
                 let all = std::mem::take(&mut self.index);
@@ -242,6 +268,7 @@ impl State {
                 let some = self.index.range(&prefix, None).take(AT_ONCE);
                 let some: Vec<_> = some.map(|entry| Arc::clone(&entry.key)).collect();
                 effects.rest = (some.len() == AT_ONCE).then_some(Rest::Prefix(prefix));
+                effects.purged += some.len() as u64;
                 for key in some {
                     self.take(&key, effects);
                 }
@@ -249,6 +276,7 @@ impl State {
             Some(Rest::Tag(tag)) => {
                 let some: Vec<_> = self.index.tagged(&tag).take(AT_ONCE).cloned().collect();
                 effects.rest = (some.len() == AT_ONCE).then_some(Rest::Tag(tag));
+                effects.purged += some.len() as u64;
                 for key in some {
                     self.take(&key, effects);
                 }
@@ -277,9 +305,8 @@ impl State {
                 effects.forget.push(object);
                 continue;
             };
-            if let Err(place) = entry.holders.binary_search(&node)
-                && entry.holders.len() < limits::HOLDERS
-            {
+            // Not more than there are members, which is not more than an object may have holders.
+            if let Err(place) = entry.holders.binary_search(&node) {
                 let mut holders = entry.holders.to_vec();
                 holders.insert(place, node);
                 effects.changes.stored(&self.index.hold(&entry, holders.into()));

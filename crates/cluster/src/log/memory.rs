@@ -2,57 +2,15 @@
 use raft::prelude::{Entry, HardState};
 
 use super::shape::Shape;
-use super::{Batch, LogStats, LogStore, Recovered, SnapshotMark, Synced};
+use super::{Batch, LogMark, LogStats, LogStore, Recovered, Synced};
 use crate::error::ClusterError;
-
-/// What a log holds.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct LogImage {
-    /// Term, vote and commit.
-    pub hard_state: HardState,
-    /// The last mark.
-    pub snapshot: Option<SnapshotMark>,
-    /// All entries behind it.
-    pub entries: Vec<Entry>,
-}
-
-impl LogImage {
-    fn term(&self, index: u64) -> Option<u64> {
-        let base = self.snapshot.as_ref().map_or((0, 0), |mark| (mark.index, mark.term));
-        if index == base.0 {
-            return Some(base.1);
-        }
-        self.entries.iter().find(|entry| entry.index == index).map(|entry| entry.term)
-    }
-
-    /// What it holds after `batch`.
-    pub fn apply(&mut self, batch: &Batch<'_>) {
-        if let Some(mark) = batch.snapshot {
-            let same = self.term(mark.index) == Some(mark.term);
-            self.entries.retain(|entry| same && entry.index > mark.index);
-            self.snapshot = Some(mark.clone());
-        }
-        for entry in batch.entries {
-            self.entries.retain(|old| old.index < entry.index);
-            self.entries.push(entry.clone());
-        }
-        if let Some(state) = batch.hard_state {
-            self.hard_state = state.clone();
-        }
-    }
-
-    fn recovered(&self) -> Recovered {
-        let Self { hard_state, snapshot, entries } = self.clone();
-        Recovered { hard_state, snapshot, entries, torn_bytes: 0 }
-    }
-}
 
 /// A batch that was written, and not flushed.
 #[derive(Debug, Clone)]
 struct Staged {
     entries: Vec<Entry>,
     hard_state: Option<HardState>,
-    snapshot: Option<SnapshotMark>,
+    snapshot: Option<LogMark>,
 }
 
 impl Staged {
@@ -68,7 +26,7 @@ impl Staged {
 /// those before it do.
 #[derive(Debug, Default)]
 pub struct MemoryLog {
-    synced: LogImage,
+    synced: Recovered,
     staged: Vec<Staged>,
     shape: Shape,
     failing: bool,
@@ -82,8 +40,8 @@ impl MemoryLog {
     }
 
     /// Opens what a crash left.
-    pub fn reopen(image: LogImage) -> (Self, Recovered) {
-        let recovered = image.recovered();
+    pub fn reopen(image: Recovered) -> (Self, Recovered) {
+        let recovered = image.clone();
         let mut shape = Shape::default();
         if let Some(mark) = &image.snapshot {
             shape.set_mark(mark, true);
@@ -137,12 +95,12 @@ impl MemoryLog {
     }
 
     /// What surely survives.
-    pub fn synced(&self) -> &LogImage {
+    pub fn synced(&self) -> &Recovered {
         &self.synced
     }
 
     /// The machine stops: what was flushed is left, and the first `keep` of the batches that were not.
-    pub fn crash(self, keep: usize) -> LogImage {
+    pub fn crash(self, keep: usize) -> Recovered {
         let mut image = self.synced;
         for staged in self.staged.iter().take(keep) {
             image.apply(&staged.batch());
@@ -166,7 +124,7 @@ impl LogStore for MemoryLog {
         self.sync()
     }
 
-    fn compact(&mut self, mark: &SnapshotMark) -> Result<(), ClusterError> {
+    fn compact(&mut self, mark: &LogMark) -> Result<(), ClusterError> {
         if self.shape.mark.as_ref().is_none_or(|last| mark.index > last.index) {
             if self.shape.is_replaced_by(mark) {
                 let reason = format!("entry {} of term {} is not in it", mark.index, mark.term);

@@ -15,7 +15,7 @@ use std::fmt::Debug;
 
 use raft::prelude::{ConfState, Entry, HardState, Snapshot};
 
-pub use memory::{LogImage, MemoryLog};
+pub use memory::MemoryLog;
 pub use storage::{RaftStorage, detach};
 pub use wal::SegmentLog;
 
@@ -32,7 +32,7 @@ pub trait LogStore: Send + Debug {
     fn append(&mut self, batch: Batch<'_>) -> Result<Synced, ClusterError>;
 
     /// Makes the mark of an entry that is in the log durable, and gives back room that only entries before it needed.
-    fn compact(&mut self, mark: &SnapshotMark) -> Result<(), ClusterError>;
+    fn compact(&mut self, mark: &LogMark) -> Result<(), ClusterError>;
 
     /// What was done since it was opened.
     fn stats(&self) -> LogStats;
@@ -47,7 +47,7 @@ pub struct Batch<'a> {
     pub hard_state: Option<&'a HardState>,
     /// If its entry is in the log, with this term, what follows it stays; otherwise it stands for the whole log (a snapshot
     /// was installed).
-    pub snapshot: Option<&'a SnapshotMark>,
+    pub snapshot: Option<&'a LogMark>,
 }
 
 impl Batch<'_> {
@@ -59,7 +59,7 @@ impl Batch<'_> {
 
 /// The state machine holds everything through this entry, durably: the log can do without it, and without those before it.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct SnapshotMark {
+pub struct LogMark {
     /// The entry.
     pub index: u64,
     /// Its term.
@@ -68,7 +68,7 @@ pub struct SnapshotMark {
     pub conf_state: ConfState,
 }
 
-impl SnapshotMark {
+impl LogMark {
     /// The mark of an installed snapshot.
     pub fn of(snapshot: &Snapshot) -> Self {
         let meta = snapshot.get_metadata();
@@ -127,7 +127,7 @@ pub struct Recovered {
     /// Term, vote and commit; all 0 if none was written.
     pub hard_state: HardState,
     /// The last mark.
-    pub snapshot: Option<SnapshotMark>,
+    pub snapshot: Option<LogMark>,
     /// All behind the mark, without gaps.
     pub entries: Vec<Entry>,
     /// Bytes of a batch that was under way when the node stopped, and is gone.
@@ -135,6 +135,31 @@ pub struct Recovered {
 }
 
 impl Recovered {
+    /// What a log that held this holds after `batch`.
+    pub fn apply(&mut self, batch: &Batch<'_>) {
+        if let Some(mark) = batch.snapshot {
+            let same = self.term(mark.index) == Some(mark.term);
+            self.entries.retain(|entry| same && entry.index > mark.index);
+            self.snapshot = Some(mark.clone());
+        }
+        for entry in batch.entries {
+            self.entries.retain(|old| old.index < entry.index);
+            self.entries.push(entry.clone());
+        }
+        if let Some(state) = batch.hard_state {
+            self.hard_state = state.clone();
+        }
+    }
+
+    /// The term of an entry, or of the mark.
+    pub(crate) fn term(&self, index: u64) -> Option<u64> {
+        let base = self.snapshot.as_ref().map_or((0, 0), |mark| (mark.index, mark.term));
+        if index == base.0 {
+            return Some(base.1);
+        }
+        self.entries.iter().find(|entry| entry.index == index).map(|entry| entry.term)
+    }
+
     /// The last entry of the log, or the mark if none follows.
     pub fn last_index(&self) -> u64 {
         let mark = self.snapshot.as_ref().map_or(0, |mark| mark.index);

@@ -1,9 +1,10 @@
 //! Segments made ahead: one stands ready while another is filled, so that no batch waits for room to be found or zeroed.
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, never, select_biased};
 use parking_lot::Mutex;
 
 use super::header::Header;
@@ -17,7 +18,7 @@ const UNFINISHED: &str = "unfinished";
 const SPARE: &str = ".spare";
 /// Files kept to be used again.
 const MAX_SPARES: usize = 2;
-/// Segments that may wait to be put away.
+/// Segments that may wait to be put away, and as many again of which that failed.
 const MAX_ORDERS: usize = 64;
 
 /// The name of the segment of a generation.
@@ -138,17 +139,30 @@ impl Maker {
     pub(super) fn retire(&self, header: &Header) -> Result<(), ClusterError> {
         let name = segment_name(header.generation);
         let mut state = self.state.lock();
-        if header.len == self.len && state.spares.len() < MAX_SPARES {
-            let spare = format!("{:016x}{SPARE}", state.put_away);
+        let keep = header.len == self.len && state.spares.len() < MAX_SPARES;
+        let spare = format!("{:016x}{SPARE}", state.put_away);
+        let (act, gone) = if keep {
             state.put_away += 1;
-            self.volume.rename(&name, &spare).map_err(self.file("put away", &name))?;
-            self.volume.sync().map_err(self.file("flush the folder of", &spare))?;
-            state.spares.push(spare);
+            ("put away", self.volume.rename(&name, &spare))
         } else {
-            self.volume.remove(&name).map_err(self.file("remove", &name))?;
-            self.volume.sync().map_err(self.file("flush the folder of", &name))?;
+            ("remove", self.volume.remove(&name))
+        };
+        let there = match gone {
+            Ok(()) => keep,
+            // An earlier attempt came so far, and could not flush the folder.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(self.file(act, &name)(error)),
+        };
+        // A spare whose old name might come back must not be used: it would have another segment's header.
+        self.volume.sync().map_err(self.file("flush the folder of", &name))?;
+        if there {
+            state.spares.push(spare);
         }
         Ok(())
+    }
+
+    fn has_spare(&self) -> bool {
+        !self.state.lock().spares.is_empty()
     }
 
     /// Puts away the newest segment, which holds no record: the next one takes its place in the order.
@@ -159,16 +173,12 @@ impl Maker {
     }
 }
 
-enum Order {
-    Make,
-    Retire(Header),
-}
-
 /// The thread that makes segments.
 #[derive(Debug)]
 pub(super) struct Preparer {
     maker: Arc<Maker>,
-    orders: Option<Sender<Order>>,
+    /// Orders to make one, and segments to be put away.
+    orders: Option<(Sender<()>, Sender<Header>)>,
     ready: Receiver<Result<Prepared, ClusterError>>,
     /// Whether one is being made, or waits in `ready`.
     ordered: bool,
@@ -178,17 +188,30 @@ pub(super) struct Preparer {
 impl Preparer {
     pub(super) fn start(maker: Maker) -> Result<Self, ClusterError> {
         let maker = Arc::new(maker);
-        let (orders, todo) = bounded(MAX_ORDERS);
+        let (make, to_make) = bounded(1);
+        let (retire, to_retire) = bounded(MAX_ORDERS);
         let (done, ready) = bounded(1);
-        let own = Arc::clone(&maker);
+        let mut thread = Thread {
+            maker: Arc::clone(&maker),
+            to_make,
+            to_retire,
+            done,
+            retiring: VecDeque::new(),
+        };
         let thread = std::thread::Builder::new()
             .name("log-segments".to_owned())
-            .spawn(move || run(&own, &todo, &done))
+            .spawn(move || thread.run())
             .map_err(ClusterError::file(
                 "start the thread that makes segments in",
                 maker.volume.path(""),
             ))?;
-        Ok(Self { maker, orders: Some(orders), ready, ordered: false, thread: Some(thread) })
+        Ok(Self {
+            maker,
+            orders: Some((make, retire)),
+            ready,
+            ordered: false,
+            thread: Some(thread),
+        })
     }
 
     pub(super) fn maker(&self) -> &Maker {
@@ -197,9 +220,9 @@ impl Preparer {
 
     /// Asks for one, unless one is on its way.
     pub(super) fn order(&mut self) {
-        // Waits only behind segments that are put away.
-        let send = |orders: &Sender<Order>| orders.send(Order::Make).is_ok();
-        self.ordered = self.ordered || self.orders.as_ref().is_some_and(send);
+        // There is room: one is ordered at a time.
+        self.ordered =
+            self.ordered || self.orders.as_ref().is_some_and(|(make, _)| make.try_send(()).is_ok());
     }
 
     /// The next segment, and whether it had to be waited for.
@@ -228,7 +251,7 @@ impl Preparer {
 
     /// Puts a segment away soon; `false` if too many wait for it: then ask again later.
     pub(super) fn retire(&self, header: Header) -> bool {
-        self.orders.as_ref().is_some_and(|orders| orders.try_send(Order::Retire(header)).is_ok())
+        self.orders.as_ref().is_some_and(|(_, retire)| retire.try_send(header).is_ok())
     }
 }
 
@@ -242,23 +265,54 @@ impl Drop for Preparer {
     }
 }
 
-fn run(maker: &Maker, todo: &Receiver<Order>, done: &Sender<Result<Prepared, ClusterError>>) {
-    for order in todo {
-        match order {
-            Order::Make => {
-                if done.send(maker.make_usual()).is_err() {
-                    return;
+/// What the thread has.
+struct Thread {
+    maker: Arc<Maker>,
+    to_make: Receiver<()>,
+    to_retire: Receiver<Header>,
+    done: Sender<Result<Prepared, ClusterError>>,
+    /// Segments to be put away of which that has failed or has not been tried. In their order: while one stays, all behind it
+    /// do, so that there never is a gap.
+    retiring: VecDeque<Header>,
+}
+
+impl Thread {
+    fn run(&mut self) {
+        let full = never();
+        loop {
+            let to_retire = if self.retiring.len() < MAX_ORDERS { &self.to_retire } else { &full };
+            // Somebody may wait for a segment; nobody waits for those that are put away.
+            select_biased! {
+                recv(self.to_make) -> order => {
+                    if order.is_err() {
+                        break;
+                    }
+                    if !self.maker.has_spare() {
+                        // Makes one that need not be filled with zeros.
+                        self.retiring.extend(self.to_retire.try_recv());
+                        self.retire();
+                    }
+                    if self.done.send(self.maker.make_usual()).is_err() {
+                        break;
+                    }
                 }
+                recv(to_retire) -> header => self.retiring.extend(header),
             }
-            // A segment that stays is read again at the next start, and does no harm.
-            Order::Retire(header) => {
-                if let Err(error) = maker.retire(&header) {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "a segment of the log stays"
-                    );
-                }
-            }
+            while self.to_make.is_empty() && self.retire() {}
         }
+        self.retiring.extend(self.to_retire.try_iter());
+        while self.retire() {}
+    }
+
+    /// Puts the first one away. One that stays is read again at the next start, and does no harm.
+    fn retire(&mut self) -> bool {
+        let Some(header) = self.retiring.front() else { return false };
+        if let Err(error) = self.maker.retire(header) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "a segment of the log stays for now");
+            return false;
+        }
+        self.retiring.pop_front();
+        true
     }
 }

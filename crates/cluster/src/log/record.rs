@@ -7,7 +7,7 @@ use bytes::Bytes;
 use raft::prelude::{ConfState, Entry, EntryType, HardState};
 use straightway_wire::Crc32c;
 
-use super::SnapshotMark;
+use super::LogMark;
 
 /// Bytes before a payload.
 pub(super) const HEAD: usize = 40;
@@ -72,7 +72,7 @@ pub(super) fn entry_len(entry: &Entry) -> usize {
 pub(super) const HARD_STATE_LEN: usize = 8;
 
 /// The payload of a mark.
-pub(super) fn mark_payload(mark: &SnapshotMark) -> Vec<u8> {
+pub(super) fn mark_payload(mark: &LogMark) -> Vec<u8> {
     let conf = &mark.conf_state;
     let lists = [&conf.voters, &conf.learners, &conf.voters_outgoing, &conf.learners_next];
     let mut out = Vec::with_capacity(24 + 8 * lists.iter().map(|list| list.len()).sum::<usize>());
@@ -262,7 +262,7 @@ pub(super) enum Op {
     Start { term: u64, index: u64 },
     Entry(Entry),
     HardState(HardState),
-    Mark { mark: SnapshotMark, replaces: bool },
+    Mark { mark: LogMark, replaces: bool },
     Truncate { from: u64 },
 }
 
@@ -317,7 +317,7 @@ impl View<'_> {
                 Op::HardState(HardState { term, vote, commit: index, ..HardState::default() })
             }
             Kind::Mark => {
-                let mark = SnapshotMark { index, term, conf_state: read_conf(self.payload)? };
+                let mark = LogMark { index, term, conf_state: read_conf(self.payload)? };
                 Op::Mark { mark, replaces: flags & REPLACES != 0 }
             }
             Kind::Entry => Op::Entry(self.entry()?),

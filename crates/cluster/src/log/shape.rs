@@ -3,7 +3,7 @@ use std::collections::VecDeque;
 
 use raft::prelude::{Entry, HardState};
 
-use super::{Batch, SnapshotMark};
+use super::{Batch, LogMark};
 use crate::error::ClusterError;
 
 /// A log's outline.
@@ -16,7 +16,7 @@ pub(super) struct Shape {
     /// Where each term begins, in order.
     runs: VecDeque<(u64, u64)>,
     pub(super) hard_state: Option<HardState>,
-    pub(super) mark: Option<SnapshotMark>,
+    pub(super) mark: Option<LogMark>,
 }
 
 impl Shape {
@@ -50,7 +50,7 @@ impl Shape {
     }
 
     /// Whether `mark` is about another history than this log's, and so stands for all of it.
-    pub(super) fn is_replaced_by(&self, mark: &SnapshotMark) -> bool {
+    pub(super) fn is_replaced_by(&self, mark: &LogMark) -> bool {
         self.term(mark.index) != Some(mark.term)
     }
 
@@ -76,7 +76,7 @@ impl Shape {
     }
 
     /// Takes a mark in.
-    pub(super) fn set_mark(&mut self, mark: &SnapshotMark, replaces: bool) {
+    pub(super) fn set_mark(&mut self, mark: &LogMark, replaces: bool) {
         if replaces {
             self.runs.clear();
             (self.base, self.base_term, self.last) = (mark.index, mark.term, mark.index);
@@ -149,11 +149,11 @@ mod tests {
         assert_eq!(terms, [None, Some(2), Some(2), Some(2), Some(3), Some(5), Some(5), None]);
         shape.truncate(15);
         assert_eq!((shape.last(), shape.last_term()), (14, 5));
-        let mark = SnapshotMark { index: 13, term: 3, ..SnapshotMark::default() };
+        let mark = LogMark { index: 13, term: 3, ..LogMark::default() };
         assert!(!shape.is_replaced_by(&mark));
         shape.set_mark(&mark, false);
         assert_eq!((shape.term(12), shape.term(13), shape.term(14)), (None, Some(3), Some(5)));
-        let foreign = SnapshotMark { index: 14, term: 4, ..SnapshotMark::default() };
+        let foreign = LogMark { index: 14, term: 4, ..LogMark::default() };
         assert!(shape.is_replaced_by(&foreign));
         shape.set_mark(&foreign, true);
         assert_eq!((shape.base(), shape.last(), shape.last_term()), (14, 14, 4));

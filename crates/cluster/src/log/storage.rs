@@ -9,7 +9,7 @@ use raft::prelude::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 use straightway_buffer::{Reason, count_copied};
 
-use super::{Recovered, SnapshotMark};
+use super::{LogMark, Recovered};
 use crate::error::ClusterError;
 
 /// Entries behind the last cut, hard state and members: what [`raft::RawNode`] asks for. Clones are handles to the same.
@@ -35,37 +35,43 @@ struct Tail {
 
 impl RaftStorage {
     /// Of a log that holds nothing but a mark: a new cluster's first member begins with one.
-    pub fn new(mark: &SnapshotMark) -> Self {
+    pub fn new(mark: &LogMark) -> Self {
         let mut tail = Tail::default();
         tail.install(mark);
         Self(Arc::new(RwLock::new(tail)))
     }
 
-    /// Of what a log held. The state machine holds everything through `applied`, and its members then are `conf_state`; without
-    /// them the mark's are taken.
+    /// Of what a log held. The state machine holds everything through `applied`, whose members are taken; `None`: nothing.
     ///
     /// The commit index is not written whenever it changes: what was applied was committed.
-    pub fn recover(
-        recovered: Recovered,
-        applied: u64,
-        conf_state: Option<ConfState>,
-    ) -> Result<Self, ClusterError> {
+    pub fn recover(recovered: Recovered, applied: Option<LogMark>) -> Result<Self, ClusterError> {
         let Recovered { hard_state, snapshot, entries, .. } = recovered;
         let mark = snapshot.unwrap_or_default();
         let storage = Self::new(&mark);
         storage.append(&entries)?;
         let mut tail = storage.0.write();
-        if applied > tail.last() {
-            let reason = format!(
-                "it ends with entry {}, and entry {applied} was applied; remove this node from the cluster, empty its data folder and let it join again",
-                tail.last(),
-            );
-            return Err(ClusterError::Invalid { what: "the log", reason });
-        }
         tail.hard_state = hard_state;
-        tail.hard_state.commit = tail.hard_state.commit.max(applied).max(mark.index);
+        tail.hard_state.commit = tail.hard_state.commit.max(mark.index);
         tail.hard_state.term = tail.hard_state.term.max(mark.term);
-        if let Some(conf_state) = conf_state {
+        if let Some(LogMark { index, term, conf_state }) = applied {
+            let remedy =
+                "remove this node from the cluster, empty its data folder and let it join again";
+            let last = tail.last();
+            let reason = match tail.term(index) {
+                None if index > last => {
+                    format!("it ends with entry {last}, and entry {index} was applied; {remedy}")
+                }
+                Some(other) if other != term => {
+                    format!(
+                        "its entry {index} is of term {other}, and the one of term {term} was applied; {remedy}"
+                    )
+                }
+                _ => String::new(),
+            };
+            if !reason.is_empty() {
+                return Err(ClusterError::Invalid { what: "the log", reason });
+            }
+            tail.hard_state.commit = tail.hard_state.commit.max(index);
             tail.conf_state = conf_state;
         }
         drop(tail);
@@ -100,11 +106,6 @@ impl RaftStorage {
         self.0.write().hard_state = hard_state;
     }
 
-    /// Takes the commit index over.
-    pub fn set_commit(&self, commit: u64) {
-        self.0.write().hard_state.commit = commit;
-    }
-
     /// Takes the members over.
     pub fn set_conf_state(&self, conf_state: ConfState) {
         self.0.write().conf_state = conf_state;
@@ -112,11 +113,7 @@ impl RaftStorage {
 
     /// Replaces everything by an installed snapshot.
     pub fn apply_snapshot(&self, snapshot: &Snapshot) -> Result<(), ClusterError> {
-        self.apply_snapshot_mark(&SnapshotMark::of(snapshot))
-    }
-
-    /// Replaces everything by the mark of an installed snapshot.
-    pub fn apply_snapshot_mark(&self, mark: &SnapshotMark) -> Result<(), ClusterError> {
+        let mark = &LogMark::of(snapshot);
         let mut tail = self.0.write();
         if mark.index <= tail.base {
             let reason = format!(
@@ -131,7 +128,7 @@ impl RaftStorage {
 
     /// Drops entries through `through`. The mark of the last one of them is for [`super::LogStore::compact`]; `None`: there
     /// was nothing to drop.
-    pub fn cut(&self, through: u64) -> Option<SnapshotMark> {
+    pub fn cut(&self, through: u64) -> Option<LogMark> {
         let mut tail = self.0.write();
         let index = through.min(tail.last());
         let term = tail.term(index).filter(|_| index > tail.base)?;
@@ -140,7 +137,7 @@ impl RaftStorage {
             tail.bytes -= held(&entry);
         }
         (tail.base, tail.base_term) = (index, term);
-        Some(SnapshotMark { index, term, conf_state: tail.conf_state.clone() })
+        Some(LogMark { index, term, conf_state: tail.conf_state.clone() })
     }
 
     /// Whether Raft asked for a snapshot that there was not, since this was last asked.
@@ -164,7 +161,8 @@ impl RaftStorage {
     }
 
     /// The term of an entry that is kept, or of the one before the first.
-    pub fn entry_term(&self, index: u64) -> Option<u64> {
+    #[cfg(test)]
+    pub(crate) fn entry_term(&self, index: u64) -> Option<u64> {
         self.0.read().term(index)
     }
 
@@ -226,7 +224,7 @@ impl Tail {
         }
     }
 
-    fn install(&mut self, mark: &SnapshotMark) {
+    fn install(&mut self, mark: &LogMark) {
         self.entries.clear();
         self.bytes = 0;
         (self.base, self.base_term) = (mark.index, mark.term);

@@ -12,7 +12,7 @@ use super::record::{self, Frame, Kind, LAST, REPLACES};
 use super::recover::{self, Found, Used};
 use super::shape::Shape;
 use super::volume::{Folder, SegmentFile, Volume, is_full, write_all, zero};
-use super::{Batch, LogOptions, LogStats, LogStore, Recovered, SnapshotMark, Synced};
+use super::{Batch, LogMark, LogOptions, LogStats, LogStore, Recovered, Synced};
 use crate::error::ClusterError;
 
 /// What the system caches at least as one; segments are a multiple of it.
@@ -151,6 +151,10 @@ impl SegmentLog {
     /// Nothing is written from here on.
     fn poison(&mut self, act: &str, name: &str, error: &io::Error) -> ClusterError {
         let first = format!("cannot {act} {}: {error}", self.volume.path(name).display());
+        self.poison_with(first)
+    }
+
+    fn poison_with(&mut self, first: String) -> ClusterError {
         self.stats.poisoned = true;
         ClusterError::Poisoned { first: self.poisoned.insert(first).clone() }
     }
@@ -217,7 +221,11 @@ impl SegmentLog {
     }
 
     fn usual(&mut self) -> Result<Prepared, ClusterError> {
-        let (made, waited) = self.preparer.take();
+        let (mut made, mut waited) = self.preparer.take();
+        if made.is_err() && !waited {
+            // It failed when it was made ahead, which may be long ago: the disk may have room again.
+            (made, waited) = self.preparer.take();
+        }
         self.stats.waited += u64::from(waited);
         made
     }
@@ -230,9 +238,7 @@ impl SegmentLog {
         for header in headers.into_iter().flatten() {
             if let Err(error) = self.preparer.maker().withdraw(&header) {
                 // It would lie between those that hold something.
-                self.stats.poisoned = true;
-                self.poisoned = Some(error.to_string());
-                return Err(error);
+                return Err(self.poison_with(error.to_string()));
             }
         }
         let len = len.max(self.options.segment_bytes);
@@ -278,7 +284,9 @@ impl SegmentLog {
 
     /// Writes the frame, with the entries' bytes from where they lie, and flushes it.
     fn write(&mut self, entries: &[Entry]) -> Result<(), ClusterError> {
-        let Some(active) = &self.active else { return self.usable() };
+        let Some(active) = &self.active else {
+            return Err(self.poison_with("there is no segment to write to".to_owned()));
+        };
         let name = segment_name(active.used.header.generation);
         let mut parts = thread(&self.frame, entries);
         let end = active.at + self.frame.len() as u64;
@@ -357,7 +365,7 @@ impl LogStore for SegmentLog {
         Ok(Synced::through(self.shape.last()))
     }
 
-    fn compact(&mut self, mark: &SnapshotMark) -> Result<(), ClusterError> {
+    fn compact(&mut self, mark: &LogMark) -> Result<(), ClusterError> {
         self.usable()?;
         let settled = self.shape.mark.as_ref().map_or(0, |mark| mark.index);
         if mark.index > settled {

@@ -23,6 +23,8 @@ use crate::ids::{ObjectId, RaftId};
 /// The catalogue is made durable this often, and whenever this much has been written to it since.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
 const SYNC_BYTES: u64 = 64 << 20;
+/// Rows that are written to it together. Until then the log has them.
+const WRITE_ROWS: usize = 1024;
 
 /// Hears of what the cluster agreed on, on every node, in commit order. Called on the applying thread: must not block.
 pub trait Observer: std::fmt::Debug + Send + Sync + 'static {
@@ -101,13 +103,11 @@ impl Applier {
                     }
                 }
                 Some(Task::Mark) => {
-                    let mark = self.catalogue.snapshot()?.mark().clone();
                     // Raft asks again.
-                    let _ = self.letterbox.put(drive::Input::SnapshotMade(mark));
+                    let _ = self.letterbox.put(drive::Input::SnapshotMade(self.catalogue.mark()));
                 }
                 Some(Task::Freeze(done)) => {
-                    let _ =
-                        done.send(self.catalogue.sync().and_then(|_| self.catalogue.snapshot()));
+                    let _ = done.send(self.sync().and_then(|()| self.catalogue.snapshot()));
                 }
                 Some(Task::Stop) => break,
                 None => {}
@@ -132,7 +132,8 @@ impl Applier {
         Ok(())
     }
 
-    /// Applies a batch in one transaction. What it takes away is out of everybody's sight before anybody hears of it.
+    /// Applies a batch. What it takes away is out of everybody's sight before anybody hears of it; it is written behind, when
+    /// nobody waits for it any more.
     fn apply(&mut self, batch: &[Committed]) -> Result<(), ClusterError> {
         let members: Vec<_> = batch.iter().map(encode_members).collect();
         let inputs: Vec<_> = batch
@@ -140,7 +141,7 @@ impl Applier {
             .zip(&members)
             .map(|(committed, members)| input(committed, members))
             .collect();
-        let applied = self.catalogue.apply(&inputs)?;
+        let (applied, went_on) = self.catalogue.apply(&inputs);
         // Whoever purged waits for word of it, whether there was anything or not.
         let let_go = applied.iter().any(|applied| {
             !applied.forget.is_empty()
@@ -163,7 +164,10 @@ impl Applier {
         if !forget.is_empty() {
             self.observer.forget(forget);
         }
-        Ok(())
+        // After those who wait for an answer: Raft's thread only keeps account of it.
+        self.wake.wake();
+        went_on?;
+        self.catalogue.write(WRITE_ROWS)
     }
 
     fn install(&mut self, snapshot: Verified) -> Result<(), ClusterError> {
@@ -173,6 +177,7 @@ impl Applier {
         self.advanced(true);
         self.members_changed();
         self.observer.skipped();
+        self.wake.wake();
         if !forget.is_empty() {
             self.observer.forget(forget);
         }
@@ -183,7 +188,6 @@ impl Applier {
         let index = self.catalogue.applied().index;
         self.leases.applied(index, let_go);
         self.marks.applied.store(index, Ordering::Release);
-        self.wake.wake();
     }
 
     fn members_changed(&self) {
@@ -220,3 +224,6 @@ fn encode_members(committed: &Committed) -> Vec<u8> {
         Committed::Command { .. } => Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

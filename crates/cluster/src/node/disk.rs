@@ -10,11 +10,12 @@ use super::wake::Wake;
 use crate::core::Persist;
 use crate::error::ClusterError;
 use crate::ids::RaftId;
-use crate::log::{Batch, LogStore, SnapshotMark};
+use crate::log::{Batch, LogMark, LogStore};
 use crate::net::Lane;
 
-/// Entries written and flushed together at most.
+/// Entries written and flushed together, and their bytes, after which no more is gathered.
 const MAX_BATCH: usize = 4096;
+const MAX_BATCH_BYTES: usize = 8 << 20;
 
 /// What the log's thread is asked to do, in order.
 pub(super) enum Job {
@@ -23,7 +24,7 @@ pub(super) enum Job {
     /// Install a snapshot: wait for the state machine to have it, then replace the log.
     Install(Persist, Receiver<Result<(), ClusterError>>),
     /// Drop what lies behind.
-    Compact(SnapshotMark),
+    Compact(LogMark),
     /// End.
     Stop,
 }
@@ -74,10 +75,14 @@ impl Disk {
     ) -> Result<Option<Job>, ClusterError> {
         let mut all = first;
         let mut other = None;
-        while all.entries.len() < MAX_BATCH {
+        let mut bytes = bytes_of(&all);
+        while all.entries.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
             match jobs.try_recv() {
                 // Entries that replace others written in this very batch must not stand beside them.
-                Ok(Job::Persist(persist)) if follows(&all, &persist) => join(&mut all, persist),
+                Ok(Job::Persist(persist)) if follows(&all, &persist) => {
+                    bytes += bytes_of(&persist);
+                    join(&mut all, persist);
+                }
                 Ok(job) => {
                     other = Some(job);
                     break;
@@ -91,7 +96,7 @@ impl Disk {
 
     fn write(&mut self, persist: Persist) -> Result<(), ClusterError> {
         if !persist.is_empty() {
-            let snapshot = persist.snapshot.as_ref().map(SnapshotMark::of);
+            let snapshot = persist.snapshot.as_ref().map(LogMark::of);
             let batch = Batch {
                 entries: &persist.entries,
                 hard_state: persist.hard_state.as_ref(),
@@ -106,6 +111,10 @@ impl Disk {
         self.wake.wake();
         Ok(())
     }
+}
+
+fn bytes_of(persist: &Persist) -> usize {
+    persist.entries.iter().map(|entry| entry.data.len() + entry.context.len()).sum()
 }
 
 fn follows(all: &Persist, next: &Persist) -> bool {
@@ -142,3 +151,6 @@ impl Jobs {
 pub(super) fn first_hard_state() -> HardState {
     HardState { term: 1, commit: 1, ..HardState::default() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,21 +7,25 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, select};
-use raft::prelude::{ConfChangeType, ConfChangeV2, ConfState, Message, MessageType, Snapshot};
+use raft::prelude::{ConfChangeType, ConfChangeV2, ConfState, Message, MessageType};
 use straightway_wire::raft::{Lane as JudgedLane, Severity, decode_conf_state};
 use tokio::sync::oneshot;
 
+mod backlog;
+mod reads;
+
+use self::backlog::Backlog;
 use super::apply::{Marks, Task};
 use super::disk::{Job, Jobs, Outbox};
 use super::inbox::{Arrived, Inbox};
 use super::progress::{Detail, Progress};
 use crate::catalogue::{self, Verified};
-use crate::core::{Committed, Core, NotProposed, Output, ReadToken};
+use crate::core::{Core, NotProposed, Output, ReadToken};
 use crate::error::ClusterError;
 use crate::ids::RaftId;
-use crate::lease::{Ask, BootTime, Grant, LeaseTable, Wait, boot_clock};
-use crate::log::{RaftStorage, SnapshotMark};
-use crate::net::Lane;
+use crate::lease::{Ask, Grant, LeaseTable, Wait, boot_clock};
+use crate::log::{LogMark, RaftStorage};
+use crate::net::{Held, Lane};
 
 /// How long a tick is.
 pub(super) const TICK: Duration = Duration::from_millis(100);
@@ -56,7 +60,7 @@ pub(super) enum Input {
     /// A follower could not get the snapshot that it was offered.
     SnapshotFailed(RaftId),
     /// Make a snapshot's description for a follower.
-    SnapshotMade(catalogue::SnapshotMark),
+    SnapshotMade(catalogue::CatalogueMark),
     /// End.
     Stop,
 }
@@ -92,8 +96,9 @@ pub(super) struct State {
     asks: HashMap<RaftId, Answer<Grant>>,
     /// Who waits for all members to have let go.
     releases: Vec<(u64, Answer<()>)>,
-    /// Committed and not yet taken by the applying thread.
-    committed: VecDeque<Committed>,
+    /// Committed and not yet taken by the applying thread, and what would add to it when that is too much.
+    committed: Backlog,
+    late: VecDeque<(Lane, Box<Message>, Held)>,
     /// A snapshot that is being fetched.
     fetching: bool,
     /// A snapshot that is whole, until Raft says whether it wants it.
@@ -117,7 +122,8 @@ impl State {
             asks: HashMap::new(),
             last_token: 0,
             releases: Vec::new(),
-            committed: VecDeque::new(),
+            committed: Backlog::default(),
+            late: VecDeque::new(),
             fetching: false,
             arrived: None,
             persisted: 0,
@@ -200,8 +206,8 @@ impl Driver {
             Input::Snapshot(arrived) => self.snapshot_arrived(*arrived),
             Input::SnapshotFailed(peer) => self.core.snapshot_failed(peer),
             Input::SnapshotMade(mark) => {
-                if let Ok(snapshot) = snapshot_of(&mark) {
-                    self.storage.set_snapshot(snapshot);
+                if let Ok(mark) = mark.decode() {
+                    self.storage.set_snapshot(mark.to_snapshot());
                 }
             }
             // The loop has taken it.
@@ -223,44 +229,25 @@ impl Driver {
             return;
         }
         let (commands, answers): (Vec<_>, Vec<_>) = proposals.into_iter().unzip();
-        let proposed = self.core.propose(commands);
+        let proposed = if self.state.committed.is_full() {
+            Err(NotProposed::Busy)
+        } else {
+            self.core.propose(commands)
+        };
         for answer in answers {
             reply(answer, proposed);
         }
     }
 
-    fn read(&mut self, answer: Answer<u64>) {
-        let token = self.next_token();
-        match self.core.read(token) {
-            Ok(()) => {
-                self.state.reads.insert(token, Reader::Barrier(answer));
-            }
-            Err(refused) => reply(answer, Err(refused)),
-        }
-    }
-
-    fn next_token(&mut self) -> ReadToken {
-        self.state.last_token += 1;
-        self.state.last_token
-    }
-
-    /// Leases are granted after a majority has confirmed, since they were asked for, that this member leads.
-    fn begin_leases(&mut self) {
-        let Some(round) = self.state.lease.confirm_wanted(boot_clock()) else { return };
-        let token = self.next_token();
-        if self.core.read(token).is_ok() {
-            self.state.reads.insert(token, Reader::Leases(round));
-        } else {
-            self.state.lease.failed(round);
-        }
-    }
-
     fn take_arrived(&mut self) -> Result<(), ClusterError> {
+        self.take_late()?;
         for _ in 0..MAX_INPUTS {
             match self.inbox.peers.pop() {
                 Some(Arrived::Raft { lane, message, held }) => {
-                    self.step(lane, *message)?;
-                    drop(held);
+                    if let Some((message, held)) = self.put_off(lane, message, held) {
+                        self.step(lane, *message)?;
+                        drop(held);
+                    }
                 }
                 Some(Arrived::Unreachable(peer)) => self.core.unreachable(peer),
                 None => break,
@@ -318,7 +305,7 @@ impl Driver {
         let Some(verified) = verified else { return };
         // What came may be newer than what was offered.
         let mark = &verified.manifest().mark;
-        let Ok(snapshot) = snapshot_of(mark) else { return };
+        let Ok(snapshot) = mark.decode().map(|mark| mark.to_snapshot()) else { return };
         let index = mark.index;
         let members = members_of(snapshot.get_metadata().get_conf_state());
         *message.mut_snapshot() = snapshot;
@@ -391,83 +378,6 @@ impl Driver {
         Ok(())
     }
 
-    /// Whoever was a member may hold a lease: every node keeps account, since any may lead next.
-    fn note_members(&mut self, committed: &[Committed]) {
-        let now = boot_clock();
-        for entry in committed {
-            match entry {
-                Committed::Members { index, conf_state, .. } => {
-                    self.state.lease.members(&members_of(conf_state), *index, now);
-                }
-                Committed::Command { index, .. } => self.state.lease.scanned(*index),
-            }
-        }
-    }
-
-    fn answer_read(&mut self, token: ReadToken, index: Option<u64>, now: BootTime) {
-        let not_leader = NotProposed::NotLeader(self.core.leadership().leader);
-        match (self.state.reads.remove(&token), index) {
-            (Some(Reader::Barrier(answer)), index) => reply(answer, index.ok_or(not_leader)),
-            (Some(Reader::Leases(round)), None) => self.state.lease.failed(round),
-            (Some(Reader::Leases(round)), Some(index)) => {
-                // Not only what was confirmed but all that is committed by now: what has been acknowledged since must be
-                // applied by whoever serves.
-                let commit = self.core.commit_index();
-                for (member, grant) in self.state.lease.confirmed(round, index, commit, now) {
-                    if let Some(answer) = self.state.asks.remove(&member) {
-                        reply(answer, Ok(grant));
-                    }
-                }
-            }
-            (None, _) => {}
-        }
-    }
-
-    /// Gives the applying thread what it has room for. What it has none for waits here, by reference.
-    fn feed_applier(&mut self) {
-        if self.state.committed.is_empty() || self.tasks.is_full() {
-            return;
-        }
-        let batch: Vec<_> = self.state.committed.drain(..).collect();
-        if let Err(crossbeam_channel::TrySendError::Full(Task::Apply(batch))) =
-            self.tasks.try_send(Task::Apply(batch))
-        {
-            self.state.committed.extend(batch);
-        }
-    }
-
-    /// Hands over a task that must come after all that is committed.
-    fn hand_over(&mut self, task: Task) -> Result<(), ClusterError> {
-        let stopped = || ClusterError::Stopped { reason: "is being stopped".to_owned() };
-        if !self.state.committed.is_empty() {
-            let batch: Vec<_> = self.state.committed.drain(..).collect();
-            self.tasks.send(Task::Apply(batch)).map_err(|_| stopped())?;
-        }
-        self.tasks.send(task).map_err(|_| stopped())
-    }
-
-    /// Tells those who wait until no member can serve what was taken away.
-    fn releases(&mut self) {
-        if self.state.releases.is_empty() {
-            return;
-        }
-        let leading = self.leading();
-        let (lease, now) = (&self.state.lease, boot_clock());
-        for (index, answer) in std::mem::take(&mut self.state.releases) {
-            if answer.is_closed() {
-                continue;
-            }
-            match leading {
-                Err(refused) => reply(answer, Err(refused)),
-                Ok(()) => match lease.wait_for(index, now) {
-                    Wait::Released => reply(answer, Ok(())),
-                    // Looked at again after every report, and every tick.
-                    Wait::Until(_) | Wait::NotLeader => self.state.releases.push((index, answer)),
-                },
-            }
-        }
-    }
-
     /// Once a tick.
     fn housekeeping(&mut self) -> Result<(), ClusterError> {
         self.feed_applier();
@@ -505,10 +415,12 @@ impl Driver {
     }
 }
 
-/// What Raft calls a snapshot: where it stands, and who belonged to the cluster there. Its bytes go their own way.
-fn snapshot_of(mark: &catalogue::SnapshotMark) -> Result<Snapshot, ClusterError> {
-    let conf_state = decode_conf_state(&mark.conf_state)?;
-    Ok(SnapshotMark { index: mark.index, term: mark.term, conf_state }.to_snapshot())
+impl catalogue::CatalogueMark {
+    /// As Raft's log has it: what Raft calls a snapshot is this alone, and its bytes go their own way.
+    pub(super) fn decode(&self) -> Result<LogMark, ClusterError> {
+        let conf_state = decode_conf_state(&self.conf_state)?;
+        Ok(LogMark { index: self.index, term: self.term, conf_state })
+    }
 }
 
 /// Whether a change makes a learner of a voter. That is how nodes begin that join, and nothing else is.
@@ -541,3 +453,6 @@ pub(super) fn members_of(conf_state: &ConfState) -> Vec<RaftId> {
 fn reply<T>(answer: Answer<T>, with: Result<T, NotProposed>) {
     let _ = answer.send(with);
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use super::{ClusterConfig, Start, now_ms};
 use crate::catalogue::{Bootstrap, Catalogue};
 use crate::error::ClusterError;
 use crate::ids::{ClusterId, RaftId, StorageId};
-use crate::log::{Batch, LogOptions, LogStore, SegmentLog, SnapshotMark};
+use crate::log::{Batch, LogMark, LogOptions, LogStore, SegmentLog};
 use crate::net::{Identity, Joiner, join as join_cluster, random_bytes};
 
 /// Where members listen unless they are told otherwise, or it is taken.
@@ -137,7 +137,7 @@ pub(super) async fn enrol(
             Catalogue::open(&config.data_dir.join(CATALOGUE))?.bootstrap(&bootstrap)?;
             let (mut log, _) =
                 SegmentLog::open(&config.data_dir.join(LOG), LogOptions::new(storage))?;
-            let mark = SnapshotMark { index: 1, term: 1, conf_state };
+            let mark = LogMark { index: 1, term: 1, conf_state };
             let hard_state = first_hard_state();
             let batch =
                 Batch { snapshot: Some(&mark), hard_state: Some(&hard_state), ..Batch::default() };

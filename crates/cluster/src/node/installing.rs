@@ -4,11 +4,8 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
 use std::path::Path;
 
-use raft::prelude::ConfState;
-
-use crate::catalogue::Mark;
 use crate::error::ClusterError;
-use crate::log::{Batch, LogStore, Recovered, SnapshotMark};
+use crate::log::{Batch, LogMark, LogStore, Recovered};
 
 const NOTE: &str = "installing";
 
@@ -24,23 +21,22 @@ pub(super) fn begin(data_dir: &Path, index: u64) -> Result<(), ClusterError> {
 }
 
 /// At the start: what a crash cut short is finished. The catalogue has everything through `applied`, durably, and that came as
-/// a snapshot: the log takes its mark, as it would have then.
+/// a snapshot: the log takes its mark, as it would have then, unless it has it or the very entry.
 pub(super) fn finish(
     data_dir: &Path,
-    applied: Mark,
-    conf_state: &ConfState,
+    applied: &LogMark,
     log: &mut dyn LogStore,
     recovered: &mut Recovered,
 ) -> Result<(), ClusterError> {
     let base = recovered.snapshot.as_ref().map_or(0, |mark| mark.index);
-    let last = recovered.entries.last().map_or(base, |entry| entry.index);
-    if applied.index > last && noted(data_dir) == Some(applied.index) {
-        let Mark { index, term } = applied;
+    let index = applied.index;
+    // An entry there may be of a leader that was overruled.
+    let lacks = index >= base && recovered.term(index) != Some(applied.term);
+    if lacks && noted(data_dir) == Some(index) {
         tracing::info!(index, "a crash cut the installation of a snapshot short; it is finished");
-        let mark = SnapshotMark { index, term, conf_state: conf_state.clone() };
-        let _synced = log.append(Batch { snapshot: Some(&mark), ..Batch::default() })?;
+        let _synced = log.append(Batch { snapshot: Some(applied), ..Batch::default() })?;
         recovered.entries.clear();
-        recovered.snapshot = Some(mark);
+        recovered.snapshot = Some(applied.clone());
     }
     let path = data_dir.join(NOTE);
     match fs::remove_file(&path) {
@@ -57,48 +53,64 @@ fn noted(data_dir: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use raft::prelude::Entry;
+    use raft::prelude::{ConfState, Entry};
 
     use super::*;
-    use crate::log::{LogImage, MemoryLog, RaftStorage};
+    use crate::log::{MemoryLog, RaftStorage};
 
-    fn conf(voters: &[u64]) -> ConfState {
-        ConfState { voters: voters.to_vec(), ..ConfState::default() }
+    fn mark(index: u64, term: u64, voters: &[u64]) -> LogMark {
+        let conf_state = ConfState { voters: voters.to_vec(), ..ConfState::default() };
+        LogMark { index, term, conf_state }
     }
 
-    /// A log that ends with entry 3, of which the catalogue has nothing any more: it has a snapshot through 40.
-    fn cut_short() -> (MemoryLog, Recovered) {
-        let mark = SnapshotMark { index: 1, term: 1, conf_state: conf(&[1]) };
+    /// A log of entries 2 to `last`, all of term 1.
+    fn log_to(last: u64) -> (MemoryLog, Recovered) {
         let entry = |index| Entry { index, term: 1, ..Entry::default() };
-        MemoryLog::reopen(LogImage {
-            snapshot: Some(mark),
-            entries: vec![entry(2), entry(3)],
-            ..LogImage::default()
+        MemoryLog::reopen(Recovered {
+            snapshot: Some(mark(1, 1, &[1])),
+            entries: (2..=last).map(entry).collect(),
+            ..Recovered::default()
         })
     }
 
     #[test]
     fn a_crash_between_catalogue_and_log_is_mended_at_the_start() {
+        // The log ends before the snapshot, at it, or behind it with what an overruled leader wrote.
+        for last in [3, 40, 45] {
+            let place = tempfile::tempdir().unwrap();
+            let applied = mark(40, 5, &[1, 2, 3]);
+            begin(place.path(), 40).unwrap();
+            let (mut log, mut recovered) = log_to(last);
+            finish(place.path(), &applied, &mut log, &mut recovered).unwrap();
+            let storage = RaftStorage::recover(recovered, Some(applied.clone())).unwrap();
+            let ends = (storage.first(), storage.last(), storage.entry_term(40));
+            assert_eq!(ends, (41, 40, Some(5)), "{last}");
+            assert_eq!(log.synced().snapshot, Some(applied));
+            assert_eq!(log.synced().entries, []);
+            assert_eq!(noted(place.path()), None, "and that is over");
+        }
+    }
+
+    #[test]
+    fn a_log_that_has_the_entry_keeps_what_follows_it() {
         let place = tempfile::tempdir().unwrap();
-        let applied = Mark { index: 40, term: 5 };
         begin(place.path(), 40).unwrap();
-        let (mut log, mut recovered) = cut_short();
-        finish(place.path(), applied, &conf(&[1, 2, 3]), &mut log, &mut recovered).unwrap();
-        let storage = RaftStorage::recover(recovered, 40, Some(conf(&[1, 2, 3]))).unwrap();
-        assert_eq!((storage.first(), storage.last(), storage.entry_term(40)), (41, 40, Some(5)));
-        let mark = log.synced().snapshot.clone().unwrap();
-        assert_eq!((mark.index, mark.term, log.synced().entries.len()), (40, 5, 0));
-        assert_eq!(noted(place.path()), None, "and that is over");
+        let (mut log, mut recovered) = log_to(45);
+        finish(place.path(), &mark(40, 1, &[1]), &mut log, &mut recovered).unwrap();
+        assert_eq!((recovered.entries.len(), log.synced().entries.len()), (44, 44));
     }
 
     #[test]
     fn a_log_that_has_lost_its_end_is_still_told() {
-        let place = tempfile::tempdir().unwrap();
-        // Of another snapshot, which was older than what has been applied since.
-        begin(place.path(), 30).unwrap();
-        let (mut log, mut recovered) = cut_short();
-        let applied = Mark { index: 40, term: 5 };
-        finish(place.path(), applied, &conf(&[1]), &mut log, &mut recovered).unwrap();
-        assert!(RaftStorage::recover(recovered, 40, None).is_err());
+        // The note is of another snapshot, which was older than what has been applied since.
+        for (last, reason) in [(3, "it ends with entry 3"), (40, "its entry 40 is of term 1")] {
+            let place = tempfile::tempdir().unwrap();
+            begin(place.path(), 30).unwrap();
+            let (mut log, mut recovered) = log_to(last);
+            let applied = mark(40, 5, &[1]);
+            finish(place.path(), &applied, &mut log, &mut recovered).unwrap();
+            let error = RaftStorage::recover(recovered, Some(applied)).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
     }
 }

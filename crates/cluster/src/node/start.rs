@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use raft::prelude::{Message, MessageType};
-use straightway_wire::raft::decode_conf_state;
 use tokio::sync::{mpsc, watch};
 
 use super::apply::{Applier, Marks, Observer};
@@ -124,15 +123,14 @@ fn open(config: &ClusterConfig, identity: &Identity) -> Result<Parts, ClusterErr
             "a write that a crash cut short was dropped from the log"
         );
     }
-    let conf_state = catalogue.conf_state();
-    let conf_state =
-        if conf_state.is_empty() { None } else { Some(decode_conf_state(&conf_state)?) };
-    let applied = catalogue.applied();
-    if let Some(conf_state) = &conf_state {
-        installing::finish(&config.data_dir, applied, conf_state, &mut log, &mut recovered)?;
+    let mark = catalogue.mark();
+    let applied = mark.index;
+    // Without members there is nothing in it.
+    let mark = if mark.conf_state.is_empty() { None } else { Some(mark.decode()?) };
+    if let Some(mark) = &mark {
+        installing::finish(&config.data_dir, mark, &mut log, &mut recovered)?;
     }
-    let applied = applied.index;
-    let storage = RaftStorage::recover(recovered, applied, conf_state)?;
+    let storage = RaftStorage::recover(recovered, mark)?;
     if applied + 1 < storage.first() {
         return Err(ClusterError::Invalid {
             what: "the data folder",

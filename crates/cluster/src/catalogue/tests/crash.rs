@@ -48,7 +48,7 @@ fn applies_until_it_is_killed() {
             .zip(from..)
             .map(|(bytes, index)| Input { index, term: 1, what: What::Command(bytes) })
             .collect();
-        catalogue.apply(&inputs).expect("applied");
+        run(&catalogue, &inputs).expect("applied");
         if from % 5 == 0 {
             let durable = catalogue.sync().expect("synced");
             writeln!(out, "\ndurable {durable}").and_then(|()| out.flush()).expect("a pipe");

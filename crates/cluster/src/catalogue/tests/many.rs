@@ -22,7 +22,7 @@ fn filled(catalogue: &Catalogue) {
             .zip(next..)
             .map(|(bytes, index)| Input { index, term: 1, what: What::Command(bytes) })
             .collect();
-        catalogue.apply(&inputs).expect("applied");
+        run(catalogue, &inputs).expect("applied");
     }
 }
 

@@ -111,7 +111,7 @@ impl Log {
             .zip(2..)
             .map(|(bytes, index)| Input { index, term: 1, what: What::Command(bytes) })
             .collect();
-        inputs.chunks(batch).flat_map(|batch| catalogue.apply(batch).expect("applied")).collect()
+        inputs.chunks(batch).flat_map(|batch| run(catalogue, batch).expect("applied")).collect()
     }
 
     /// A catalogue in memory that has applied all of it.
@@ -120,6 +120,15 @@ impl Log {
         let applied = self.feed(&catalogue, usize::MAX);
         (catalogue, applied)
     }
+}
+
+/// Applies, and writes.
+pub(super) fn run(
+    catalogue: &Catalogue,
+    batch: &[Input<'_>],
+) -> Result<Vec<Applied>, ClusterError> {
+    let (applied, went_on) = catalogue.apply(batch);
+    went_on.and_then(|()| catalogue.write(0)).map(|()| applied)
 }
 
 /// Begins the cluster.
@@ -133,7 +142,7 @@ pub(super) fn apply_one(catalogue: &Catalogue, request: RequestId, op: Op) -> Ap
     let bytes = Command { request, op }.encode().expect("within limits");
     let index = catalogue.applied().index + 1;
     let input = Input { index, term: 1, what: What::Command(&bytes) };
-    catalogue.apply(&[input]).expect("applied").remove(0)
+    run(catalogue, &[input]).expect("applied").remove(0)
 }
 
 /// All bytes of a snapshot.
@@ -170,16 +179,16 @@ fn whoever_waits_hears_what_has_been_applied() {
     });
     let input = |index, what| Input { index, term: 2, what };
     let conf = What::Conf(b"voters: 1 2");
-    assert_eq!(catalogue.apply(&[input(2, What::Empty), input(3, conf)]).expect("applied"), []);
-    assert_eq!(catalogue.apply(&[input(4, What::Empty)]).expect("applied"), []);
+    assert_eq!(run(&catalogue, &[input(2, What::Empty), input(3, conf)]).expect("applied"), []);
+    assert_eq!(run(&catalogue, &[input(4, What::Empty)]).expect("applied"), []);
     assert_eq!(waiting.join().expect("woken"), 4);
     assert_eq!(catalogue.applied(), Mark { index: 4, term: 2 });
     assert_eq!(catalogue.conf_state(), &b"voters: 1 2"[..]);
 
     // What was applied is skipped; what does not follow is refused.
-    assert_eq!(catalogue.apply(&[input(4, What::Conf(b"other"))]).expect("skipped"), []);
+    assert_eq!(run(&catalogue, &[input(4, What::Conf(b"other"))]).expect("skipped"), []);
     assert_eq!(catalogue.conf_state(), &b"voters: 1 2"[..]);
-    assert!(matches!(catalogue.apply(&[input(6, What::Empty)]), Err(ClusterError::Invalid { .. })));
+    assert!(matches!(run(&catalogue, &[input(6, What::Empty)]), Err(ClusterError::Invalid { .. })));
     assert_eq!(catalogue.applied().index, 4);
 }
 
@@ -204,7 +213,7 @@ fn after_a_failed_write_nothing_is_written_and_all_is_read() {
     let lost = ClusterError::Catalogue { act: "written", reason: "the disk is gone".into() };
     catalogue.shared.disk.lock().fail(&lost);
     let input = Input { index: 3, term: 1, what: What::Empty };
-    for error in [catalogue.apply(&[input]).map(drop), catalogue.sync().map(drop)] {
+    for error in [run(&catalogue, &[input]).map(drop), catalogue.sync().map(drop)] {
         let error = error.expect_err("poisoned").to_string();
         assert!(
             error.contains("start the node again") && error.contains("the disk is gone"),

@@ -74,7 +74,7 @@ fn one_process_one_storage_and_never_another_log_in_its_place() {
 fn a_batch_longer_than_a_segment_has_one_of_its_own() {
     let disk = Disk::default();
     let (mut log, _) = open(&disk).unwrap();
-    let mut expected = LogImage::default();
+    let mut expected = Recovered::default();
     // The first one meets an empty segment, the others a used one and one that stands ready.
     for (first, len) in [(1, 9000), (3, 10), (5, 70_000), (7, 5000), (9, 10)] {
         let batch = entries(first..first + 2, first, len);
@@ -131,6 +131,7 @@ fn an_installed_snapshot_replaces_the_log_and_its_segments() {
     assert_eq!(append(&mut log, batch), 52);
     assert_eq!(log.stats().segments, 1);
     drop(log);
-    let expected = LogImage { hard_state: state, snapshot: Some(installed), entries: behind };
+    let expected =
+        Recovered { hard_state: state, snapshot: Some(installed), entries: behind, torn_bytes: 0 };
     assert_eq!(held(&disk), expected);
 }

@@ -22,7 +22,7 @@ struct Last {
 }
 
 impl Last {
-    fn after(log: &LogImage) -> Self {
+    fn after(log: &Recovered) -> Self {
         let last =
             log.entries.last().map_or(log.snapshot.as_ref().map_or(0, |m| m.index), |e| e.index);
         let first = if log.entries.is_empty() { last + 1 } else { last };
@@ -37,7 +37,7 @@ impl Last {
 }
 
 /// What is there is `before` or `after`; the log can be written to, and what is written then is there, too.
-fn goes_on(disk: &Disk, before: &LogImage, after: Option<&LogImage>) {
+fn goes_on(disk: &Disk, before: &Recovered, after: Option<&Recovered>) {
     let (mut log, found) = open(disk).unwrap();
     let mut now = image(found);
     assert!(now == *before || Some(&now) == after, "{now:?}");
@@ -110,6 +110,34 @@ fn any_sectors_of_a_batch_that_was_not_flushed_may_be_missing() {
     }
 }
 
+/// The process ends between write and flush, or the disk fails the flush; the next process finds the batch in the system's cache
+/// or does not, answers for what it found, and the power fails before it writes anything.
+#[test]
+fn what_a_start_found_is_there_at_the_next_one() {
+    for make in [fresh, recycled] {
+        for killed in [true, false] {
+            let (disk, mut log) = make();
+            let mut expected = held(&disk.copy());
+            let last = Last::after(&expected);
+            disk.fault(|faults| {
+                faults.killed = killed;
+                faults.sync = (!killed).then_some(Errno::IO.raw_os_error());
+            });
+            assert!(matches!(log.append(last.batch()), Err(ClusterError::Poisoned { .. })));
+            drop(log);
+            disk.fault(|faults| (faults.killed, faults.sync) = (false, None));
+            let (log, found) = open(&disk).unwrap();
+            let found = image(found);
+            drop(log);
+            if killed {
+                expected.apply(&last.batch());
+            }
+            assert_eq!(found, expected, "killed: {killed}");
+            assert_eq!(held(&disk.crash(|| false)), found, "killed: {killed}");
+        }
+    }
+}
+
 #[test]
 fn a_first_batch_that_tore_leaves_an_empty_log() {
     for room in [0, 1, 40, 63, 64, 100, 500] {
@@ -120,7 +148,7 @@ fn a_first_batch_that_tore_leaves_an_empty_log() {
         log.append(of(&entries(1..=8, 1, 60))).unwrap_err();
         drop(log);
         disk.fault(|faults| faults.write = None);
-        goes_on(&disk, &LogImage::default(), None);
+        goes_on(&disk, &Recovered::default(), None);
     }
 }
 
@@ -175,7 +203,7 @@ proptest! {
         lives in proptest::collection::vec((proptest::collection::vec((1_u64..5, 0_usize..700), 0..12), any::<u64>()), 1..6),
     ) {
         let mut disk = Disk::default();
-        let mut model = LogImage::default();
+        let mut model = Recovered::default();
         for (batches, mut luck) in lives {
             let (mut log, found) = open(&disk).unwrap();
             prop_assert_eq!(&image(found), &model);

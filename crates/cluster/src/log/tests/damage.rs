@@ -6,7 +6,7 @@ use crate::log::header::{HEADER, Header};
 use crate::log::record::{self, Frame, Kind, LAST};
 
 /// Three segments of several batches; what it held before the last batch and after it.
-fn several() -> (Disk, LogImage, LogImage, usize) {
+fn several() -> (Disk, Recovered, Recovered, usize) {
     let disk = Disk::default();
     let (mut log, _) = open(&disk).unwrap();
     let first = mark(1, 1);

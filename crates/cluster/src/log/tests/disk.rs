@@ -17,17 +17,72 @@ type Shared = Arc<Mutex<State>>;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Disk(Shared);
 
+type Files = BTreeMap<String, Arc<Mutex<Content>>>;
+
 #[derive(Debug, Default)]
 struct State {
-    files: BTreeMap<String, Arc<Mutex<Content>>>,
+    files: Files,
+    /// What the folder is on the medium, and what became of it since it was flushed, in this order.
+    flushed: Files,
+    pending: Vec<Change>,
     calls: Calls,
     faults: Faults,
+}
+
+/// Of names.
+#[derive(Debug, Clone)]
+enum Change {
+    Made(String, Arc<Mutex<Content>>),
+    Renamed(String, String),
+    Removed(String),
+}
+
+impl Change {
+    fn apply(self, files: &mut Files) {
+        match self {
+            Self::Made(name, content) => drop(files.insert(name, content)),
+            Self::Renamed(from, to) => {
+                if let Some(content) = files.remove(&from) {
+                    files.insert(to, content);
+                }
+            }
+            Self::Removed(name) => drop(files.remove(&name)),
+        }
+    }
+}
+
+impl State {
+    fn change(&mut self, change: Change) {
+        change.clone().apply(&mut self.files);
+        self.pending.push(change);
+    }
 }
 
 #[derive(Debug, Default, Clone)]
 struct Content {
     now: Vec<u8>,
     synced: Vec<u8>,
+    /// A flush failed: the cache takes for clean what is on no medium.
+    lost: bool,
+}
+
+impl Content {
+    fn of(bytes: Vec<u8>) -> Self {
+        Self { synced: bytes.clone(), now: bytes, lost: false }
+    }
+
+    fn sync(&mut self) {
+        if !self.lost {
+            self.synced = self.now.clone();
+        }
+    }
+
+    /// What is not clean stays.
+    fn forget(&mut self) {
+        if self.lost {
+            *self = Self::of(std::mem::take(&mut self.synced));
+        }
+    }
 }
 
 /// What was asked of it.
@@ -43,6 +98,12 @@ pub(super) struct Calls {
 #[derive(Debug, Default, Clone)]
 pub(super) struct Faults {
     pub(super) sync: Option<i32>,
+    /// The process ends instead of flushing: nothing else is wrong.
+    pub(super) killed: bool,
+    pub(super) folder_sync: Option<i32>,
+    /// The next so many.
+    pub(super) renames: Vec<i32>,
+    pub(super) removals: Vec<i32>,
     pub(super) create: Option<i32>,
     /// After as many bytes more.
     pub(super) write: Option<(usize, i32)>,
@@ -63,31 +124,38 @@ impl Disk {
         self.0.lock().files.keys().filter(|name| name.ends_with(ending)).cloned().collect()
     }
 
-    /// A copy on which nothing is pending.
-    pub(super) fn copy(&self) -> Self {
-        let copy = Self::default();
-        for (name, content) in &self.0.lock().files {
-            let mut content = content.lock().clone();
-            content.synced.clone_from(&content.now);
-            copy.0.lock().files.insert(name.clone(), Arc::new(Mutex::new(content)));
+    fn holding(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
+        let disk = Self::default();
+        for (name, bytes) in files {
+            disk.put(&name, bytes);
         }
-        copy
+        disk
     }
 
-    /// What is left after the power failed: of the sectors that were not flushed those for which `keep` says so.
+    /// A copy on which nothing is pending.
+    pub(super) fn copy(&self) -> Self {
+        let state = self.0.lock();
+        let files = state.files.iter();
+        Self::holding(files.map(|(name, content)| (name.clone(), content.lock().now.clone())))
+    }
+
+    /// What is left after the power failed: of the sectors that were not flushed those for which `keep` says so, and of the
+    /// changes of names those before the first for which it says no.
     pub(super) fn crash(&self, mut keep: impl FnMut() -> bool) -> Self {
-        let copy = self.copy();
-        for (name, content) in &self.0.lock().files {
-            let Content { now, synced } = content.lock().clone();
-            let mut left = synced;
+        let state = self.0.lock();
+        let mut files = state.flushed.clone();
+        for change in state.pending.iter().take_while(|_| keep()) {
+            change.clone().apply(&mut files);
+        }
+        Self::holding(files.into_iter().map(|(name, content)| {
+            let Content { now, synced: mut left, .. } = content.lock().clone();
             for (old, new) in left.chunks_mut(SECTOR).zip(now.chunks(SECTOR)) {
                 if old != new && keep() {
                     old.copy_from_slice(new);
                 }
             }
-            copy.edit(name, |bytes| *bytes = left);
-        }
-        copy
+            (name, left)
+        }))
     }
 
     /// Changes a file behind everybody's back.
@@ -103,8 +171,10 @@ impl Disk {
     }
 
     pub(super) fn put(&self, name: &str, bytes: Vec<u8>) {
-        let content = Content { synced: bytes.clone(), now: bytes };
-        self.0.lock().files.insert(name.to_owned(), Arc::new(Mutex::new(content)));
+        let content = Arc::new(Mutex::new(Content::of(bytes)));
+        let mut state = self.0.lock();
+        state.files.insert(name.to_owned(), Arc::clone(&content));
+        state.flushed.insert(name.to_owned(), content);
     }
 
     fn file(&self, name: &str) -> io::Result<Arc<Mutex<Content>>> {
@@ -122,14 +192,21 @@ impl Volume for Disk {
     }
 
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        Ok(self.file(name)?.lock().now.clone())
+        let file = self.file(name)?;
+        let mut content = file.lock();
+        content.sync();
+        content.forget();
+        Ok(content.now.clone())
     }
 
     fn create(&self, name: &str, len: u64) -> io::Result<Box<dyn SegmentFile>> {
-        if let Some(error) = self.0.lock().faults.create {
+        let mut state = self.0.lock();
+        if let Some(error) = state.faults.create {
             return Err(io::Error::from_raw_os_error(error));
         }
-        self.put(name, vec![0; usize::try_from(len).unwrap()]);
+        let content = Content::of(vec![0; usize::try_from(len).unwrap()]);
+        state.change(Change::Made(name.to_owned(), Arc::new(Mutex::new(content))));
+        drop(state);
         self.open(name)
     }
 
@@ -138,19 +215,34 @@ impl Volume for Disk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.file(from)?;
         let mut state = self.0.lock();
-        let content = state.files.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        state.files.insert(to.to_owned(), content);
+        fail(&mut state.faults.renames)?;
+        state.change(Change::Renamed(from.to_owned(), to.to_owned()));
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.0.lock().files.remove(name).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.file(name)?;
+        let mut state = self.0.lock();
+        fail(&mut state.faults.removals)?;
+        state.change(Change::Removed(name.to_owned()));
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
+        let mut state = self.0.lock();
+        if let Some(error) = state.faults.folder_sync {
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        state.flushed = state.files.clone();
+        state.pending.clear();
         Ok(())
     }
+}
+
+fn fail(faults: &mut Vec<i32>) -> io::Result<()> {
+    faults.pop().map_or(Ok(()), |error| Err(io::Error::from_raw_os_error(error)))
 }
 
 #[derive(Debug)]
@@ -182,13 +274,20 @@ impl SegmentFile for Handle {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.disk.0.lock();
+        if state.faults.killed {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         if let Some(error) = state.faults.sync {
+            self.content.lock().lost = true;
             return Err(io::Error::from_raw_os_error(error));
         }
         state.calls.syncs += 1;
         drop(state);
-        let mut content = self.content.lock();
-        content.synced = content.now.clone();
+        self.content.lock().sync();
         Ok(())
+    }
+
+    fn forget(&self) {
+        self.content.lock().forget();
     }
 }

@@ -99,7 +99,7 @@ fn a_segment_that_cannot_be_made_is_asked_for_again() {
     let (mut log, _) = open(&disk).unwrap();
     log.settle();
     disk.fault(|faults| faults.create = Some(Errno::NOSPC.raw_os_error()));
-    let mut model = LogImage::default();
+    let mut model = Recovered::default();
     let mut index = 1;
     let error = loop {
         let new = entries([index], 1, 1000);
@@ -118,14 +118,69 @@ fn a_segment_that_cannot_be_made_is_asked_for_again() {
     let long = entries(index..=index, 1, 10_000);
     assert!(matches!(log.append(of(&long)), Err(ClusterError::File { .. })));
     disk.fault(|faults| faults.create = None);
-    // One attempt may have failed already in the background.
+    // One attempt may have failed already in the background: that was then.
     let new = entries([index], 1, 1000);
-    if log.append(of(&new)).is_err() {
-        append(&mut log, of(&new));
-    }
+    append(&mut log, of(&new));
     model.apply(&of(&new));
     drop(log);
     assert_eq!(held(&disk), model);
+}
+
+#[test]
+fn a_segment_that_could_not_be_made_ahead_is_no_error_once_there_is_room() {
+    let disk = Disk::default();
+    let (mut log, _) = open(&disk).unwrap();
+    log.settle();
+    disk.fault(|faults| faults.create = Some(Errno::NOSPC.raw_os_error()));
+    let mut index = 1;
+    while log.stats().rolled == 0 {
+        append(&mut log, of(&entries([index], 1, 1000)));
+        index += 1;
+    }
+    // The next one is ordered by now, and fails where nobody sees it.
+    log.settle();
+    disk.fault(|faults| faults.create = None);
+    while log.stats().rolled == 1 {
+        append(&mut log, of(&entries([index], 1, 1000)));
+        index += 1;
+    }
+    drop(log);
+    assert_eq!(held(&disk).entries, entries(1..index, 1, 1000));
+}
+
+/// Segments vanish from the front or not at all, whatever fails while they are put away, and wherever the power fails.
+#[test]
+fn segments_that_cannot_be_put_away_leave_no_gap() {
+    type Fault = fn(&mut disk::Faults);
+    let faults: [Fault; 4] = [
+        |faults| faults.renames = vec![Errno::IO.raw_os_error()],
+        |faults| faults.renames = vec![Errno::IO.raw_os_error(); 3],
+        |faults| faults.removals = vec![Errno::IO.raw_os_error()],
+        |faults| faults.folder_sync = Some(Errno::IO.raw_os_error()),
+    ];
+    for (which, fault) in faults.into_iter().enumerate() {
+        let disk = Disk::default();
+        let (mut log, _) = open(&disk).unwrap();
+        for index in (1..=80).step_by(4) {
+            append(&mut log, of(&entries(index..index + 4, 1, 200)));
+        }
+        log.settle();
+        let before = log.stats().segments;
+        disk.fault(fault);
+        log.compact(&mark(76, 1)).unwrap();
+        assert!(log.stats().segments + 3 < before, "several are to go");
+        drop(log);
+        for kept in 0..4 {
+            let mut left = kept;
+            let crashed = disk.crash(|| {
+                left -= 1;
+                left >= 0
+            });
+            assert_eq!(held(&crashed).entries, entries(77..=80, 1, 200), "{which}, {kept}");
+        }
+        disk.fault(|faults| *faults = disk::Faults::default());
+        assert_eq!(held(&disk).entries, entries(77..=80, 1, 200), "{which}");
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use raft::prelude::{ConfState, Entry, EntryType, HardState};
 
 use self::disk::Disk;
-use super::{Batch, LogImage, LogOptions, LogStore as _, Recovered, SegmentLog, SnapshotMark};
+use super::{Batch, LogMark, LogOptions, LogStore as _, Recovered, SegmentLog};
 use crate::ClusterError;
 use crate::ids::StorageId;
 
@@ -29,13 +29,12 @@ fn open(disk: &Disk) -> Result<(SegmentLog, Recovered), ClusterError> {
 }
 
 /// What a log holds that must open.
-fn held(disk: &Disk) -> LogImage {
+fn held(disk: &Disk) -> Recovered {
     image(open(disk).unwrap().1)
 }
 
-fn image(recovered: Recovered) -> LogImage {
-    let Recovered { hard_state, snapshot, entries, torn_bytes: _ } = recovered;
-    LogImage { hard_state, snapshot, entries }
+fn image(recovered: Recovered) -> Recovered {
+    Recovered { torn_bytes: 0, ..recovered }
 }
 
 fn entry(index: u64, term: u64, data: impl Into<Bytes>) -> Entry {
@@ -65,12 +64,12 @@ fn hard_state(term: u64, vote: u64, commit: u64) -> HardState {
     state
 }
 
-fn mark(index: u64, term: u64) -> SnapshotMark {
+fn mark(index: u64, term: u64) -> LogMark {
     let mut conf_state = ConfState::from((vec![1, 2, 3], vec![index + 4]));
     conf_state.voters_outgoing = vec![9, 8];
     conf_state.learners_next = vec![8];
     conf_state.auto_leave = index % 2 == 1;
-    SnapshotMark { index, term, conf_state }
+    LogMark { index, term, conf_state }
 }
 
 /// Appends what must be taken.

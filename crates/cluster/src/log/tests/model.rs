@@ -40,7 +40,7 @@ fn steps() -> impl Strategy<Value = Vec<Do>> {
 struct Pair {
     disk: Disk,
     log: Option<SegmentLog>,
-    model: LogImage,
+    model: Recovered,
     term: u64,
 }
 
@@ -111,7 +111,7 @@ proptest! {
     fn holds_what_a_list_holds(steps in steps()) {
         let disk = Disk::default();
         let log = open(&disk).unwrap().0;
-        let mut pair = Pair { disk, log: Some(log), model: LogImage::default(), term: 1 };
+        let mut pair = Pair { disk, log: Some(log), model: Recovered::default(), term: 1 };
         for step in &steps {
             pair.step(step);
         }

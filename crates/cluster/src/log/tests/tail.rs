@@ -119,24 +119,29 @@ fn a_snapshot_is_asked_for_and_kept_while_entries_follow_on_it() {
 
 #[test]
 fn raft_starts_from_what_a_log_held_whatever_of_its_commit_index_was_written() {
-    let only = SnapshotMark { conf_state: ConfState::from((vec![1], vec![])), ..mark(5, 2) };
+    let only = LogMark { conf_state: ConfState::from((vec![1], vec![])), ..mark(5, 2) };
     let log = |commit| Recovered {
         hard_state: hard_state(2, 1, commit),
         snapshot: Some(only.clone()),
         entries: entries(6..=9, 2, 10),
         torn_bytes: 0,
     };
+    let at = |index| (index > 0).then(|| LogMark { index, ..only.clone() });
     for (commit, applied, expected) in [(0, 0, 5), (7, 6, 7), (6, 8, 8)] {
-        let storage = RaftStorage::recover(log(commit), applied, None).unwrap();
+        let storage = RaftStorage::recover(log(commit), at(applied)).unwrap();
         assert_eq!(storage.hard_state(), hard_state(2, 1, expected));
         let config = Config { id: 1, applied: applied.max(5), ..Config::default() };
         let node = RawNode::new(&config, storage, &slog()).unwrap();
         assert_eq!((node.raft.raft_log.committed, node.raft.raft_log.last_index()), (expected, 9));
     }
-    let error = RaftStorage::recover(log(6), 10, None).unwrap_err().to_string();
+    let error = RaftStorage::recover(log(6), at(10)).unwrap_err().to_string();
     assert!(error.contains("it ends with entry 9, and entry 10 was applied"), "{error}");
     let later = ConfState::from((vec![1, 2], vec![]));
-    let storage = RaftStorage::recover(log(6), 6, Some(later.clone())).unwrap();
+    let other = LogMark { term: 1, ..at(8).unwrap() };
+    let error = RaftStorage::recover(log(6), Some(other)).unwrap_err().to_string();
+    assert!(error.contains("its entry 8 is of term 2, and the one of term 1"), "{error}");
+    let applied = LogMark { conf_state: later.clone(), ..at(6).unwrap() };
+    let storage = RaftStorage::recover(log(6), Some(applied)).unwrap();
     assert_eq!(storage.conf_state(), later);
 }
 
