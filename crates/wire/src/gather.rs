@@ -45,6 +45,14 @@ impl Gather {
         self.copied
     }
 
+    /// Takes back what is behind the first `end` bytes: of something else, read in the same go.
+    pub(crate) fn split_off(&mut self, end: usize) -> Option<Bytes> {
+        let rest = self.bytes.get(end..).filter(|rest| !rest.is_empty())?;
+        let rest = Bytes::copy_from_slice(rest);
+        self.bytes.truncate(end);
+        Some(rest)
+    }
+
     /// Takes as much of `piece` as is missing, and answers with how much that was.
     pub(crate) fn append(&mut self, piece: &[u8]) -> usize {
         let taken = piece.len().min(self.missing());

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crate::frame::Frame;
 use crate::header::{MIN_HEADER_SIZE, MessageHeader, RequestId};
 use crate::kind::MessageType;
-use crate::limits::LARGE_MESSAGE_THRESHOLD;
+use crate::limits::should_stream;
 
 /// The form of a message that is shared and sent: cheap to clone, its payload by reference.
 pub type SharedMessage = Frame;
@@ -65,7 +65,7 @@ impl<'a> ZeroCopyMessage<'a> {
     /// Whether it is sent in chunks: more than 65,536 bytes.
     #[inline]
     pub fn is_large_message(&self) -> bool {
-        self.payload.len() > LARGE_MESSAGE_THRESHOLD
+        should_stream(self.payload.len())
     }
 
     /// A message that borrows nothing; copies what was borrowed.
@@ -161,6 +161,7 @@ impl<'a> From<&'a [u8]> for Payload<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::LARGE_MESSAGE_THRESHOLD;
 
     #[test]
     fn what_is_owned_by_nobody_else_is_not_copied() {

@@ -4,8 +4,6 @@
 //! StreamBegin{id, 0, type, total}  StreamChunk{id, 1} StreamChunk{id, 2} .. StreamEnd{id, n}
 //! ```
 //! Each is a frame of its own with a sum of its own; other frames, and chunks of other messages, may go between them.
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 
 use crate::error::WireError;
@@ -15,10 +13,10 @@ use crate::frame::{
 use crate::gather::Gather;
 use crate::header::{MessageHeader, StreamPart, StreamRole};
 use crate::kind::MessageType;
-use crate::limits::{CHUNK_BYTES, LARGE_MESSAGE_THRESHOLD, Limits};
+use crate::limits::{CHUNK_BYTES, Limits, should_stream};
 use crate::message::Payload;
 use crate::parser::{FrameParser, ParserStats};
-use crate::segments::Segments;
+use crate::segments::{Cursor, Segments};
 
 /// Writes a message: whole if it is small, otherwise it answers with a writer that makes its chunks.
 ///
@@ -32,7 +30,7 @@ pub fn encode_message(
     payload: Payload<'_>,
     stream: u32,
 ) -> Result<Option<ChunkWriter>, WireError> {
-    if payload.len() > LARGE_MESSAGE_THRESHOLD {
+    if should_stream(payload.len()) {
         return ChunkWriter::new(*header, payload.into_parts(), stream).map(Some);
     }
     match payload {
@@ -94,9 +92,11 @@ impl Heads {
 
 /// Makes the frames of one long message, a chunk at a time, by reference.
 #[derive(Debug)]
+#[must_use = "the message is in it, and still to be written"]
 pub struct ChunkWriter {
     heads: Heads,
-    parts: VecDeque<Bytes>,
+    message: Segments,
+    at: Cursor,
     left: usize,
     ended: bool,
 }
@@ -111,11 +111,24 @@ impl ChunkWriter {
         parts: impl IntoIterator<Item = Bytes>,
         stream: u32,
     ) -> Result<Self, WireError> {
+        let mut message = Segments::default();
+        parts.into_iter().for_each(|part| message.push(part));
+        Self::of_segments(header, message, stream)
+    }
+
+    /// For a message that was put into a list, which is not finished.
+    ///
+    /// # Errors
+    /// As [`ChunkWriter::new`].
+    pub fn of_segments(
+        header: MessageHeader,
+        message: Segments,
+        stream: u32,
+    ) -> Result<Self, WireError> {
         let heads = Heads::new(header, stream)?;
-        let parts: VecDeque<Bytes> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        let left = parts.iter().fold(0_usize, |sum, part| sum.saturating_add(part.len()));
+        let left = message.len_bytes();
         payload_len(left)?;
-        Ok(Self { heads, parts, left, ended: false })
+        Ok(Self { heads, message, at: Cursor::default(), left, ended: false })
     }
 
     /// Payload bytes that are still to be written.
@@ -137,18 +150,9 @@ impl ChunkWriter {
         }
         if self.left > 0 {
             let frame = begin_frame(out, &self.heads.chunk());
-            let mut room = CHUNK_BYTES;
-            while room > 0
-                && let Some(part) = self.parts.front_mut()
-            {
-                let piece = part.split_to(part.len().min(room));
-                if part.is_empty() {
-                    self.parts.pop_front();
-                }
-                room -= piece.len();
-                self.left -= piece.len();
-                out.push(piece);
-            }
+            let len = self.left.min(CHUNK_BYTES);
+            self.message.move_into(&mut self.at, out, len);
+            self.left -= len;
             end_frame(out, frame)?;
         }
         if self.left == 0 {
@@ -216,7 +220,7 @@ impl Assembler {
             return self.turn(&frame.header, part);
         }
         let from = self.chunk(part, frame.payload.len())?;
-        self.append(part.id, &frame.payload)?;
+        self.gather(part.id)?.append(&frame.payload);
         self.verify(&frame.header, part.id, from)?;
         Ok(None)
     }
@@ -282,15 +286,7 @@ impl Assembler {
         Err(WireError::Stream { id: part.id, reason })
     }
 
-    /// Appends to a message, and answers with how many bytes that copied.
-    pub(crate) fn append(&mut self, id: u32, piece: &[u8]) -> Result<u64, WireError> {
-        let open = self.find(id)?;
-        let before = open.gather.copied();
-        open.gather.append(piece);
-        Ok(open.gather.copied() - before)
-    }
-
-    /// The memory that a message's next bytes are read into.
+    /// The memory that a message's next bytes go to.
     pub(crate) fn gather(&mut self, id: u32) -> Result<&mut Gather, WireError> {
         Ok(&mut self.find(id)?.gather)
     }
@@ -365,6 +361,17 @@ impl MessageParser {
             self.assembler.clear();
         }
         outcome
+    }
+
+    /// The memory where the next bytes of the stream belong, if it is known and worth a read of its own, and how many are
+    /// to be read there. Afterwards [`MessageParser::next_message`] is to be called.
+    pub(crate) fn place(&mut self) -> Option<(&mut Gather, usize)> {
+        self.frames.place(&mut self.assembler)
+    }
+
+    /// Whether a chunked message is under way, or was the last one: most of what comes next will have a place.
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.frames.was_streamed() || self.assembler.open() > 0
     }
 
     /// Bytes that were fed and not taken yet.

@@ -7,7 +7,9 @@ mod read;
 mod reader;
 mod write;
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 pub use read::{read_message, read_message_with, read_message_zero_copy};
@@ -35,18 +37,26 @@ impl Default for IoConfig {
     }
 }
 
-/// Does `act`, within a time if one is given.
+/// Does `act`, within a time if one is given. The clock is only looked at where there is something to wait for.
 async fn within<T>(
     wait: Option<Duration>,
     step: &'static str,
     act: impl Future<Output = std::io::Result<T>>,
 ) -> Result<T, WireError> {
-    let outcome = match wait {
-        None => act.await,
-        Some(wait) => {
-            let timed = tokio::time::timeout(wait, act).await;
-            timed.map_err(|_| WireError::Timeout { step, waited: wait })?
+    let mut act = pin!(act);
+    let mut limit = pin!(None);
+    poll_fn(|context| {
+        if let Poll::Ready(done) = act.as_mut().poll(context) {
+            return Poll::Ready(done.map_err(WireError::io(step)));
         }
-    };
-    outcome.map_err(WireError::io(step))
+        let Some(wait) = wait else { return Poll::Pending };
+        if limit.is_none() {
+            limit.set(Some(tokio::time::sleep(wait)));
+        }
+        match limit.as_mut().as_pin_mut().map(|limit| limit.poll(context)) {
+            Some(Poll::Ready(())) => Poll::Ready(Err(WireError::Timeout { step, waited: wait })),
+            _ => Poll::Pending,
+        }
+    })
+    .await
 }

@@ -1,5 +1,5 @@
 //! Message after message out of a stream.
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::{IoConfig, within};
@@ -7,6 +7,9 @@ use crate::error::WireError;
 use crate::frame::Frame;
 use crate::limits::CHUNK_BYTES;
 use crate::stream::MessageParser;
+
+/// What is read at once where a long payload may follow: it is copied, what comes after it is read to its place.
+const FEW_BYTES: usize = 4 << 10;
 
 /// Reads message after message. Short ones are slices of what was read.
 #[derive(Debug)]
@@ -35,12 +38,21 @@ impl<R: AsyncRead + Unpin> MessageReader<R> {
                 Ok(None) => {}
                 outcome => return outcome,
             }
+            let idle = self.parser.is_idle();
+            let wait = if idle { self.config.idle } else { Some(self.config.timeout) };
+            if let Some((place, most)) = self.parser.place() {
+                let mut room = place.spare(most);
+                if within(wait, STEP, self.stream.read_buf(&mut room)).await? == 0 {
+                    return Err(WireError::Closed { step: STEP });
+                }
+                continue;
+            }
             if self.buffer.capacity() < CHUNK_BYTES / 8 {
                 self.buffer.reserve(CHUNK_BYTES);
             }
-            let idle = self.parser.is_idle();
-            let wait = if idle { self.config.idle } else { Some(self.config.timeout) };
-            match within(wait, STEP, self.stream.read_buf(&mut self.buffer)).await? {
+            let most = if self.parser.is_streaming() { FEW_BYTES } else { CHUNK_BYTES };
+            let mut room = (&mut self.buffer).limit(most);
+            match within(wait, STEP, self.stream.read_buf(&mut room)).await? {
                 0 if idle => return Ok(None),
                 0 => return Err(WireError::Closed { step: STEP }),
                 _ => self.parser.feed(self.buffer.split().freeze()),

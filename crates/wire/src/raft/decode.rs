@@ -16,6 +16,9 @@ use super::proto::{Fault, Reader};
 use super::{MAX_CHANGES, MAX_ENTRIES, MAX_MEMBERS};
 use crate::error::WireError;
 
+/// Entries that memory is made for before they are seen.
+const FEW_ENTRIES: usize = 256;
+
 mod sealed {
     pub trait Sealed {}
 }
@@ -154,14 +157,15 @@ impl Take for Message {
                 0x28 => message.log_term = reader.varint()?,
                 0x30 => message.index = reader.varint()?,
                 0x3a => {
+                    let inside = reader.nested()?;
                     if entries.is_empty() {
-                        // As many as are there, each with its bytes: nothing for a length that is only declared.
-                        entries.reserve_exact(reader.run(0x3a).min(MAX_ENTRIES));
+                        // As many as there will be if all are as long, within reason: a short first one proves nothing.
+                        let more = reader.len() / (inside.len() + 2);
+                        entries.reserve_exact((1 + more).min(FEW_ENTRIES));
                     }
                     if entries.len() == MAX_ENTRIES {
                         return Err(Fault::TooManyEntries);
                     }
-                    let inside = reader.nested()?;
                     entries.push(Entry::default());
                     if let Some(entry) = entries.last_mut() {
                         entry.take(inside, source)?;

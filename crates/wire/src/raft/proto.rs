@@ -279,19 +279,6 @@ impl<'a> Reader<'a> {
         Ok(Reader { rest: inside, after: self.after + rest.len() })
     }
 
-    /// How many fields with this one-byte tag, behind lengths, follow one another here; the first tag has been read.
-    pub(super) fn run(mut self, tag: u8) -> usize {
-        let mut count = 0;
-        while self.nested().is_ok() {
-            count += 1;
-            match self.rest {
-                [next, rest @ ..] if *next == tag => self.rest = rest,
-                _ => break,
-            }
-        }
-        count
-    }
-
     /// Steps over a field whose number, of those up to `known`, means nothing here.
     #[cold]
     pub(super) fn skip(&mut self, tag: u32, known: u32) -> Result<(), Fault> {
