@@ -31,6 +31,11 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// These, with no larger messages than there may be.
+    pub(crate) fn clamped(self) -> Self {
+        Self { max_message: self.max_message.min(MAX_MAX_MESSAGE), ..self }
+    }
+
     /// Those for messages of at most `max_message` bytes.
     pub fn for_messages(max_message: u32) -> Self {
         let max_message = max_message.min(MAX_MAX_MESSAGE);

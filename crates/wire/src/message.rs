@@ -92,21 +92,6 @@ impl<'a> ZeroCopyMessage<'a> {
     }
 }
 
-impl Frame {
-    /// Looks at the message without copying it.
-    pub fn as_message(&self) -> ZeroCopyMessage<'_> {
-        let Self { header, payload } = self;
-        ZeroCopyMessage::new_borrowed(header.msg_type, header.request_id, payload)
-    }
-}
-
-impl From<Frame> for ZeroCopyMessage<'static> {
-    /// As [`ZeroCopyMessage::new_owned`].
-    fn from(frame: Frame) -> Self {
-        Self::new_owned(frame.header.msg_type, frame.header.request_id, frame.payload)
-    }
-}
-
 /// A payload in whatever form it is at hand; none is copied for being in it.
 #[derive(Debug, Clone)]
 pub enum Payload<'a> {
@@ -171,11 +156,11 @@ mod tests {
         assert_eq!(message.payload.as_ptr(), place);
         let shared = message.into_owned().into_shared();
         assert_eq!(shared.payload.as_ptr(), place);
-        assert_eq!(shared.as_message().payload.as_ptr(), place);
-        let held = shared.clone();
-        assert_eq!(held.payload.as_ptr(), place);
-        assert_ne!(ZeroCopyMessage::from(shared).payload.as_ptr(), place, "somebody holds it");
-        assert_eq!(ZeroCopyMessage::from(held).payload.as_ptr(), place, "nobody else does");
+        let held = shared.payload.clone();
+        let message = ZeroCopyMessage::new_owned(MessageType::Response, None, shared.payload);
+        assert_ne!(message.payload.as_ptr(), place, "somebody holds it");
+        let message = ZeroCopyMessage::new_owned(MessageType::Response, None, held);
+        assert_eq!(message.payload.as_ptr(), place, "nobody else does");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Frames out of whatever has arrived.
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
@@ -63,6 +64,9 @@ pub struct FrameParser {
     have: usize,
     stats: ParserStats,
     was_streamed: bool,
+    was_sliced: bool,
+    /// How long the frame at hand has been waited for.
+    waited: Duration,
 }
 
 #[derive(Debug)]
@@ -85,7 +89,7 @@ impl FrameParser {
     /// A parser that refuses what is larger than `limits`.
     pub fn new(limits: Limits) -> Self {
         Self {
-            limits,
+            limits: limits.clamped(),
             current: Bytes::new(),
             queue: VecDeque::new(),
             queued: 0,
@@ -94,6 +98,8 @@ impl FrameParser {
             have: 0,
             stats: ParserStats::default(),
             was_streamed: false,
+            was_sliced: false,
+            waited: Duration::ZERO,
         }
     }
 
@@ -166,6 +172,25 @@ impl FrameParser {
         }
     }
 
+    /// How much longer the frame at hand may be waited for, where it may be as long as `allowed` says for its length.
+    pub(crate) fn patience(&self, allowed: &impl Fn(usize) -> Duration) -> Option<Duration> {
+        let len = match &self.state {
+            State::Payload { header, .. } | State::Chunk { header, .. } => header.payload_len,
+            State::Header if self.have > 0 => 0,
+            _ => return None,
+        };
+        Some(allowed(len as usize).saturating_sub(self.waited))
+    }
+
+    pub(crate) fn waited(&mut self, time: Duration) {
+        self.waited = self.waited.saturating_add(time);
+    }
+
+    /// Whether the last frame's payload is a slice of what was fed, and keeps all of that in memory.
+    pub fn was_sliced(&self) -> bool {
+        self.was_sliced
+    }
+
     /// Whether the last message came in chunks.
     pub(crate) fn was_streamed(&self) -> bool {
         self.was_streamed
@@ -200,16 +225,20 @@ impl FrameParser {
                             } else if let Some(message) = assembler.turn(&header, part)? {
                                 self.stats.streamed += 1;
                                 self.stats.frames += 1;
+                                self.waited = Duration::ZERO;
                                 self.was_streamed = true;
+                                self.was_sliced = false;
                                 return Ok(Some(message));
                             } else {
                                 self.stats.frames += 1;
+                                self.waited = Duration::ZERO;
                             }
                         }
                         _ if header.payload_len as usize <= self.current.len() => {
                             let payload = self.take(header.payload_len as usize);
                             verify(&header, &payload)?;
-                            self.stats.sliced += u64::from(!payload.is_empty());
+                            self.was_sliced = !payload.is_empty();
+                            self.stats.sliced += u64::from(self.was_sliced);
                             return Ok(Some(self.complete(header, payload)));
                         }
                         _ => {
@@ -231,6 +260,7 @@ impl FrameParser {
                     verify(header, gather.since(0))?;
                     self.stats.gathered += 1;
                     self.stats.gathered_bytes += gather.copied();
+                    self.was_sliced = false;
                     if let State::Payload { header, gather } =
                         std::mem::replace(&mut self.state, State::Header)
                     {
@@ -262,6 +292,7 @@ impl FrameParser {
                     self.stats.gathered += 1;
                     self.state = State::Header;
                     self.stats.frames += 1;
+                    self.waited = Duration::ZERO;
                 }
             }
         }
@@ -305,6 +336,7 @@ impl FrameParser {
     #[inline]
     fn complete(&mut self, header: MessageHeader, payload: Bytes) -> Frame {
         self.stats.frames += 1;
+        self.waited = Duration::ZERO;
         self.was_streamed = false;
         Frame { header, payload }
     }

@@ -4,6 +4,8 @@
 //! StreamBegin{id, 0, type, total}  StreamChunk{id, 1} StreamChunk{id, 2} .. StreamEnd{id, n}
 //! ```
 //! Each is a frame of its own with a sum of its own; other frames, and chunks of other messages, may go between them.
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use crate::error::WireError;
@@ -191,12 +193,14 @@ struct Open {
     header: MessageHeader,
     gather: Gather,
     total: usize,
+    /// How long it has been waited for.
+    waited: Duration,
 }
 
 impl Assembler {
     /// An empty one.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, open: Vec::new(), promised: 0 }
+        Self { limits: limits.clamped(), open: Vec::new(), promised: 0 }
     }
 
     /// Forgets what is under way.
@@ -270,7 +274,8 @@ impl Assembler {
         let header =
             MessageHeader { stream: None, payload_len: total, payload_crc: None, ..header };
         let total = total as usize;
-        self.open.push(Open { id: part.id, next: 1, header, gather: Gather::new(total), total });
+        let (gather, waited) = (Gather::new(total), Duration::ZERO);
+        self.open.push(Open { id: part.id, next: 1, header, gather, total, waited });
         Ok(())
     }
 
@@ -367,6 +372,27 @@ impl MessageParser {
     /// to be read there. Afterwards [`MessageParser::next_message`] is to be called.
     pub(crate) fn place(&mut self) -> Option<(&mut Gather, usize)> {
         self.frames.place(&mut self.assembler)
+    }
+
+    /// How much longer what is half-way may be waited for, where a message may be as long as `allowed` says for its length.
+    pub(crate) fn patience(&self, allowed: impl Fn(usize) -> Duration) -> Option<Duration> {
+        let frame = self.frames.patience(&allowed);
+        let open = self.assembler.open.iter();
+        let messages = open.map(|open| allowed(open.total).saturating_sub(open.waited));
+        messages.chain(frame).min()
+    }
+
+    /// Nothing came for so long, though something is half-way.
+    pub(crate) fn waited(&mut self, time: Duration) {
+        self.frames.waited(time);
+        for open in &mut self.assembler.open {
+            open.waited = open.waited.saturating_add(time);
+        }
+    }
+
+    /// Whether the last message's payload is a slice of what was fed, and keeps all of that in memory.
+    pub fn was_sliced(&self) -> bool {
+        self.frames.was_sliced()
     }
 
     /// Whether a chunked message is under way, or was the last one: most of what comes next will have a place.

@@ -203,6 +203,50 @@ async fn nothing_is_waited_for_longer_than_allowed() {
     assert!(matches!(error, WireError::Timeout { step: "writing a message", .. }), "{error}");
 }
 
+/// Who sends a byte now and then is not waited for until all have come.
+#[tokio::test(start_paused = true)]
+async fn a_message_has_its_time_from_its_first_byte_on() {
+    let config = IoConfig { timeout: Duration::from_secs(2), idle: None, ..IoConfig::default() };
+    let (alive, _) = samples::encoded(&Frame::new(MessageType::Heartbeat, None, Bytes::new()));
+    let header = MessageHeader::new(MessageType::Request);
+    let mut long = Vec::new();
+    write_payload(&mut long, header, &noise(200_000), Duration::from_secs(9))
+        .await
+        .expect("written");
+    let (short, _) = samples::encoded(&Frame::new(MessageType::Request, None, noise(3000)));
+    // A chunk has a second more than nothing, the whole message three; others between its chunks change nothing.
+    let chunk = 33 + 26 + CHUNK_BYTES;
+    let cases =
+        [(&short[..100], &b"x"[..], 2), (&long[..30_000], b"x", 3), (&long[..chunk], &alive, 5)];
+    for (begun, now_and_then, most) in cases {
+        let (mut near, far) = duplex(1 << 20);
+        let drip = async {
+            near.write_all(begun).await.expect("room");
+            loop {
+                // Pause: the clock stands still otherwise.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                near.write_all(now_and_then).await.expect("room");
+            }
+        };
+        let mut reader = MessageReader::new(far, config);
+        let started = tokio::time::Instant::now();
+        let read = async {
+            loop {
+                match reader.next().await {
+                    Ok(Some(frame)) => assert_eq!(frame.header.msg_type, MessageType::Heartbeat),
+                    other => return other,
+                }
+            }
+        };
+        let late = tokio::select! {
+            late = read => late,
+            never = drip => never,
+        };
+        assert!(matches!(late, Err(WireError::Timeout { .. })), "{late:?}");
+        assert_eq!(started.elapsed().as_secs(), most);
+    }
+}
+
 /// Takes a little at a time, and a second for it.
 struct Slow(Option<Pin<Box<tokio::time::Sleep>>>, usize);
 
@@ -212,6 +256,7 @@ impl AsyncWrite for Slow {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        // Pause: it is slow.
         let second = || Box::pin(tokio::time::sleep(Duration::from_secs(1)));
         std::task::ready!(self.0.get_or_insert_with(second).as_mut().poll(context));
         self.0 = None;

@@ -171,13 +171,21 @@ impl Start {
     pub(crate) async fn start(self) -> Node {
         let (sender, inbound) = mpsc::channel(self.unread);
         let (answers, door) = (Arc::new(Answers::default()), Arc::new(Door::default()));
-        let (service, join) = (Arc::clone(&answers), Arc::clone(&door));
-        let node = self.node();
-        let handlers = Handlers { service, bulk: self.bulk, join };
-        let config =
-            NetConfig { limits: self.limits, ..NetConfig::new(self.bind, self.secret, node) };
+        let id = self.id;
+        let (mut handlers, config) = self.parts();
+        (handlers.service, handlers.join) =
+            (Arc::<Answers>::clone(&answers), Arc::<Door>::clone(&door));
         let network = Network::start(config, sender, handlers, &[]).await.expect("started");
-        Node { id: self.id, network, inbound, answers, door }
+        Node { id, network, inbound, answers, door }
+    }
+
+    /// What a network is started with; it answers nobody that is looked at.
+    pub(crate) fn parts(self) -> (Handlers, NetConfig) {
+        let node = self.node();
+        let (service, join) = (Arc::new(Answers::default()), Arc::new(Door::default()));
+        let handlers = Handlers { service, bulk: self.bulk, join };
+        let config = NetConfig::new(self.bind, self.secret, node);
+        (handlers, NetConfig { limits: self.limits, ..config })
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) enum Fault {
     Enum,
     Twice,
     TooManyEntries,
+    EmptyEntry,
+    Entries,
     TooManyMembers,
     TooManyChanges,
 }
@@ -38,6 +40,8 @@ impl Fault {
             Self::Enum => "an enumeration has a value that is not known here; update this side",
             Self::Twice => "a field that may be there once is there twice",
             Self::TooManyEntries => "more entries than a message may hold",
+            Self::EmptyEntry => "an entry says nothing",
+            Self::Entries => "a message of this type holds more than one entry",
             Self::TooManyMembers => "more members than a configuration may hold",
             Self::TooManyChanges => "more changes than one step may hold",
         }
