@@ -36,7 +36,7 @@ impl Compressor {
     pub fn agreed(features: u64) -> Result<Option<Self>, WireError> {
         if features & FEATURE_ZSTD != 0 {
             let zstd = bulk::Compressor::new(LEVEL)
-                .map_err(|_| failed(Compression::Zstd, "cannot be made: no memory"))?;
+                .map_err(|_| refused(Compression::Zstd, "cannot be made: no memory"))?;
             return Ok(Some(Self { codec: Compression::Zstd, zstd: Some(zstd) }));
         }
         let lz4 = features & FEATURE_LZ4 != 0;
@@ -67,9 +67,9 @@ impl Compressor {
     }
 }
 
-/// Takes compressed payloads apart.
-#[derive(Default)]
+/// Takes compressed payloads apart, of the kinds that were agreed on.
 pub struct Decompressor {
+    features: u64,
     zstd: Option<bulk::Decompressor<'static>>,
 }
 
@@ -80,6 +80,11 @@ impl std::fmt::Debug for Decompressor {
 }
 
 impl Decompressor {
+    /// For what the features that both sides have allow. Nothing is allocated before it is needed.
+    pub fn new(features: u64) -> Self {
+        Self { features, zstd: None }
+    }
+
     /// The message as it was before it was compressed; one that was not is answered as it is. Takes no more memory than
     /// a message may have, whatever the payload claims.
     ///
@@ -94,14 +99,25 @@ impl Decompressor {
             let (len, limit) = (uncompressed_len.into(), limits.max_message.into());
             return Err(WireError::TooLarge { what: "an uncompressed message", len, limit });
         }
+        let feature = match codec {
+            Compression::Zstd => FEATURE_ZSTD,
+            Compression::Lz4 => FEATURE_LZ4,
+        };
+        if self.features & feature == 0 {
+            return Err(refused(codec, "was not agreed on"));
+        }
         let len = uncompressed_len as usize;
+        // LZ4 says at most 255 bytes with one; memory for more would be made for nothing.
+        if codec == Compression::Lz4 && len / 255 > payload.len() {
+            return Err(refused(codec, "is shorter than it says"));
+        }
         let plain = match codec {
             Compression::Zstd => self.zstd(&payload, len)?,
             Compression::Lz4 => lz4_flex::block::decompress(&payload, len)
-                .map_err(|_| failed(codec, "is damaged or longer than it says"))?,
+                .map_err(|_| refused(codec, "is damaged or longer than it says"))?,
         };
         if plain.len() != len {
-            return Err(failed(codec, "is shorter than it says"));
+            return Err(refused(codec, "is shorter than it says"));
         }
         header.payload_len = uncompressed_len;
         header.payload_crc = None;
@@ -112,18 +128,18 @@ impl Decompressor {
         const CODEC: Compression = Compression::Zstd;
         if self.zstd.is_none() {
             let made = bulk::Decompressor::new();
-            self.zstd = Some(made.map_err(|_| failed(CODEC, "cannot be read: no memory"))?);
+            self.zstd = Some(made.map_err(|_| refused(CODEC, "cannot be read: no memory"))?);
         }
         let Some(zstd) = &mut self.zstd else { return Ok(Vec::new()) };
         // `decompress` asks the payload for its length; this asks the header, which was checked.
         let mut plain = Vec::with_capacity(len);
-        let damaged = |_| failed(CODEC, "is damaged or longer than it says");
+        let damaged = |_| refused(CODEC, "is damaged or longer than it says");
         zstd.decompress_to_buffer(payload, &mut plain).map_err(damaged)?;
         Ok(plain)
     }
 }
 
-fn failed(codec: Compression, reason: &'static str) -> WireError {
+pub(crate) fn refused(codec: Compression, reason: &'static str) -> WireError {
     let codec = match codec {
         Compression::Zstd => "zstd",
         Compression::Lz4 => "LZ4",
@@ -146,7 +162,7 @@ mod tests {
     }
 
     fn open(frame: Frame) -> Result<Frame, WireError> {
-        Decompressor::default().open(frame, &Limits::for_messages(1 << 20))
+        Decompressor::new(FEATURE_ZSTD | FEATURE_LZ4).open(frame, &Limits::for_messages(1 << 20))
     }
 
     #[test]
@@ -155,6 +171,10 @@ mod tests {
         assert!(Compressor::agreed(1 << 40).expect("nothing to do").is_none());
         let both = compressed(FEATURE_ZSTD | FEATURE_LZ4, &vec![0; 5000]).expect("smaller");
         assert_eq!(both.header.compressed.map(|how| how.codec), Some(Compression::Zstd));
+        for (features, allowed) in [(0, false), (FEATURE_LZ4, false), (FEATURE_ZSTD, true)] {
+            let opened = Decompressor::new(features).open(both.clone(), &Limits::default());
+            assert_eq!(opened.is_ok(), allowed, "{opened:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@ use bytes::Bytes;
 
 use crate::crc::crc32c;
 use crate::error::WireError;
-use crate::header::{MessageHeader, RequestId, StreamRole, fill, has_sum, seal};
+use crate::header::{MessageHeader, RequestId, StreamRole, fill, seal};
 use crate::kind::MessageType;
 use crate::limits::{CHUNK_BYTES, Limits, MAX_MAX_MESSAGE};
 use crate::segments::{Mark, Segments};
@@ -32,13 +32,14 @@ impl Frame {
 pub struct FrameMark {
     start: Mark,
     payload: Mark,
+    summed: bool,
 }
 
 /// Writes a header; whatever is put into `out` until [`end_frame`] is its payload.
 pub fn begin_frame(out: &mut Segments, header: &MessageHeader) -> FrameMark {
     let start = out.mark();
     header.put(out);
-    FrameMark { start, payload: out.mark() }
+    FrameMark { start, payload: out.mark(), summed: header.payload_crc.is_some() }
 }
 
 /// Fills in length and sums.
@@ -48,15 +49,14 @@ pub fn begin_frame(out: &mut Segments, header: &MessageHeader) -> FrameMark {
 /// it was then.
 #[expect(clippy::needless_pass_by_value, reason = "a frame ends once")]
 pub fn end_frame(out: &mut Segments, mark: FrameMark) -> Result<(), WireError> {
-    let FrameMark { start, payload } = mark;
+    let FrameMark { start, payload, summed } = mark;
     let len = payload_len(out.len_since(payload)).inspect_err(|_| out.truncate(start))?;
-    let lost = || {
-        let reason = "its list was finished or cleared before it was ended".to_owned();
-        WireError::Invalid { what: "a frame", reason }
-    };
-    let summed = out.heads_between(start, payload).is_some_and(|header| has_sum(header));
     let sum = if summed { out.crc_since(payload) } else { 0 };
-    fill(out.heads_between(start, payload).ok_or_else(lost)?, len, sum);
+    let Some(header) = out.heads_between(start, payload) else {
+        let reason = "its list was finished or cleared before it was ended".to_owned();
+        return Err(WireError::Invalid { what: "a frame", reason });
+    };
+    fill(header, len, sum);
     Ok(())
 }
 
@@ -128,4 +128,27 @@ pub(crate) fn check_len(header: &MessageHeader, limits: &Limits) -> Result<(), W
     };
     let (len, limit) = (u64::from(header.payload_len), limit as u64);
     if len > limit { Err(WireError::TooLarge { what, len, limit }) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_whose_list_was_emptied_meanwhile_harms_no_other() {
+        for finished in [false, true] {
+            let header = MessageHeader::new(MessageType::RaftMessage);
+            let mut out = Segments::default();
+            let lost = begin_frame(&mut out, &header);
+            out.put_slice(b"lost");
+            if finished {
+                assert_eq!(out.finish().len(), 1);
+            }
+            out.clear();
+            encode_frame(&mut out, &header, Bytes::from_static(b"whole")).expect("fits");
+            let before = out.io_slices().flat_map(|part| part.to_vec()).collect::<Vec<_>>();
+            assert!(matches!(end_frame(&mut out, lost), Err(WireError::Invalid { .. })));
+            assert_eq!(out.finish().concat(), before);
+        }
+    }
 }

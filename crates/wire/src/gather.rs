@@ -7,6 +7,8 @@ use crate::limits::CHUNK_BYTES;
 
 /// A message of at most two chunks is allocated at once: one that is a little longer than a chunk is not moved.
 const WHOLE_BYTES: usize = 2 * CHUNK_BYTES;
+/// Room for the first bytes, if none has arrived that is to be copied.
+const FIRST_BYTES: usize = 4 << 10;
 /// How much more than what has arrived may be allocated, beyond the first [`CHUNK_BYTES`]. Twice would commit less, and
 /// move the bytes more often.
 const GROWTH: usize = 4;
@@ -45,6 +47,14 @@ impl Gather {
         self.copied
     }
 
+    /// Takes back what is behind the first `end` bytes: of something else, read in the same go.
+    pub(crate) fn split_off(&mut self, end: usize) -> Option<Bytes> {
+        let rest = self.bytes.get(end..).filter(|rest| !rest.is_empty())?;
+        let rest = Bytes::copy_from_slice(rest);
+        self.bytes.truncate(end);
+        Some(rest)
+    }
+
     /// Takes as much of `piece` as is missing, and answers with how much that was.
     pub(crate) fn append(&mut self, piece: &[u8]) -> usize {
         let taken = piece.len().min(self.missing());
@@ -57,6 +67,12 @@ impl Gather {
 
     /// Room for the next bytes, to be read into: at most `most` of them, none of them overwritten before.
     pub(crate) fn spare(&mut self, most: usize) -> Limit<&mut Vec<u8>> {
+        if self.bytes.is_empty() {
+            // A length's word is good for no more than this.
+            let first = self.missing().min(most).min(FIRST_BYTES);
+            self.bytes.reserve_exact(first);
+            return (&mut self.bytes).limit(first);
+        }
         let more = self.missing().min(most);
         self.grow(more);
         (&mut self.bytes).limit(more)
@@ -99,6 +115,16 @@ mod tests {
             let allowed = (GROWTH * arrived).max(CHUNK_BYTES);
             assert!(gather.bytes.capacity() <= allowed, "{arrived}");
         }
+    }
+
+    #[test]
+    fn little_is_allocated_to_read_the_first_bytes_to() {
+        let mut gather = Gather::new(100_000);
+        assert_eq!(gather.spare(CHUNK_BYTES).remaining_mut(), FIRST_BYTES);
+        assert_eq!(gather.bytes.capacity(), FIRST_BYTES);
+        gather.spare(CHUNK_BYTES).put_slice(b"first");
+        assert_eq!(gather.spare(CHUNK_BYTES).remaining_mut(), CHUNK_BYTES);
+        assert_eq!(gather.bytes.capacity(), 100_000);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use raft::prelude::Message;
 
+use crate::compress::refused;
 use crate::error::WireError;
 use crate::frame::{Frame, encode_frame_borrowed};
 use crate::header::{MessageHeader, RequestId, TraceContext};
@@ -12,7 +13,7 @@ use crate::hello::{Hello, Notice, encode_error};
 use crate::kind::MessageType;
 use crate::metrics::WireMetrics;
 use crate::pending::Pending;
-use crate::raft::deserialize_raft_message_fast;
+use crate::raft::{deserialize_raft_message_fast, memory_of};
 use crate::ring::Ring;
 use crate::rpc::{RpcReply, RpcRequestView, RpcResponseView, encode_response};
 use crate::segments::Segments;
@@ -55,7 +56,7 @@ impl<T: RaftSink + ?Sized> RaftSink for Arc<T> {
 /// A ring to the thread that owns Raft; its bytes are those of the frames, which the entries are slices of.
 impl RaftSink for Ring<(u64, Message)> {
     fn deliver(&self, from: u64, message: Frame) -> Result<(), WireError> {
-        let bytes = message.payload.len();
+        let bytes = memory_of(&message.payload);
         let message = deserialize_raft_message_fast(message.payload)?;
         let full = |_| WireError::Full { what: "the queue of Raft messages" };
         self.try_push((from, message), bytes).map_err(full)
@@ -165,8 +166,13 @@ impl<S: RaftSink, R: RpcService> RaftProtocolHandler<S, R> {
         message: Frame,
         out: &mut Segments,
     ) -> Result<Option<Event>, WireError> {
-        self.metrics.received(message.payload.len());
+        if message.header.msg_type != MessageType::Heartbeat {
+            self.metrics.received(message.payload.len());
+        }
         let Frame { header, payload } = message;
+        if let Some(compressed) = header.compressed {
+            return Err(refused(compressed.codec, "was not opened before it was handled"));
+        }
         match header.msg_type {
             MessageType::RaftMessage => Ok(self.raft(from, Frame { header, payload })),
             MessageType::Request => self.request(from, &header, payload, out),

@@ -8,7 +8,7 @@
 //! Integers are little-endian. A field with an unknown even tag is skipped, one with an odd tag refuses the frame.
 use bytes::BytesMut;
 
-use crate::crc::crc32c;
+use crate::crc::{Crc32c, crc32c_of_fixed};
 use crate::error::WireError;
 pub use crate::fields::{Compressed, Compression, StreamPart, StreamRole, TraceContext};
 use crate::kind::MessageType;
@@ -109,10 +109,13 @@ impl MessageHeader {
 
     /// Appends the header, its own sum still 0.
     pub(crate) fn put(&self, out: &mut Segments) {
-        let (id, trace, deadline) = (self.request_id, self.trace, self.deadline_ms);
-        if let (None, None, None, None, None) = (id, trace, deadline, self.compressed, self.stream)
-        {
-            return out.put_slice(&self.fixed(MIN_HEADER_SIZE, 0));
+        let (trace, deadline) = (self.trace, self.deadline_ms);
+        if let (None, None, None, None) = (trace, deadline, self.compressed, self.stream) {
+            let Some(id) = &self.request_id else {
+                return out.put_slice(&self.fixed(MIN_HEADER_SIZE, 0));
+            };
+            out.put_slice(&self.fixed(MIN_HEADER_SIZE + id.len(), FLAG_ID));
+            return out.put_slice(id);
         }
         let mut bytes = [0; MAX_HEADER_SIZE];
         let len = self.write(&mut bytes);
@@ -313,11 +316,6 @@ fn once<T>(tag: u8, place: &mut Option<T>, value: T) -> Result<(), WireError> {
     }
 }
 
-/// Whether a written header announces a sum of its payload.
-pub(crate) fn has_sum(header: &[u8]) -> bool {
-    header.get(3).is_some_and(|flags| flags & FLAG_SUM != 0)
-}
-
 /// Fills the payload's length and sum into a written header, and the header's own sum.
 pub(crate) fn fill(header: &mut [u8], payload_len: u32, payload_crc: u32) {
     if let Some(fixed) = header.first_chunk_mut::<MIN_HEADER_SIZE>() {
@@ -327,25 +325,25 @@ pub(crate) fn fill(header: &mut [u8], payload_len: u32, payload_crc: u32) {
     }
 }
 
-/// Fills the sum of a written header into it, where there is 0.
+/// Fills the sum of a written header into it.
 pub(crate) fn seal(header: &mut [u8]) {
-    let sum = crc32c(header);
+    let sum = header_sum(header);
     if let Some(place) = header.get_mut(8..12) {
         place.copy_from_slice(&sum.to_le_bytes());
     }
 }
 
 /// CRC-32C of a header of at least 16 bytes as if its own field were 0.
+#[inline]
 fn header_sum(header: &[u8]) -> u32 {
-    if let Ok(mut fixed) = <[u8; MIN_HEADER_SIZE]>::try_from(header) {
-        fixed[8..12].fill(0);
-        return crc32c(&fixed);
+    if let [a, b, c, d, e, f, g, h, _, _, _, _, i, j, k, l] = *header {
+        return crc32c_of_fixed([a, b, c, d, e, f, g, h], [i, j, k, l]);
     }
-    let mut copy = [0; MAX_HEADER_SIZE];
-    let len = header.len().min(MAX_HEADER_SIZE);
-    copy[..len].copy_from_slice(&header[..len]);
-    copy[8..12].fill(0);
-    crc32c(&copy[..len])
+    let mut sum = Crc32c::default();
+    sum.update(header.get(..8).unwrap_or_default());
+    sum.update(&[0; 4]);
+    sum.update(header.get(12..).unwrap_or_default());
+    sum.sum()
 }
 
 #[derive(Default)]

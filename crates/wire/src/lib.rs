@@ -82,7 +82,7 @@ pub use io::{
 pub use kind::MessageType;
 pub use limits::{
     CHUNK_BYTES, DEFAULT_MAX_MESSAGE, LARGE_MESSAGE_THRESHOLD, Limits, MAX_HEADER_SIZE,
-    MAX_MAX_MESSAGE,
+    MAX_MAX_MESSAGE, should_stream,
 };
 pub use message::{Payload, SharedMessage, ZeroCopyMessage};
 pub use metrics::{DirectionSnapshot, LATENCY_BOUNDS_US, SIZE_BOUNDS, WireMetrics, WireSnapshot};

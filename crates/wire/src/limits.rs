@@ -2,6 +2,12 @@
 
 /// A payload of more bytes than this is sent in chunks. One of exactly as many is not.
 pub const LARGE_MESSAGE_THRESHOLD: usize = 64 * 1024;
+/// Whether a payload of so many bytes is sent in chunks, so that others can pass.
+#[inline]
+pub const fn should_stream(len: usize) -> bool {
+    len > LARGE_MESSAGE_THRESHOLD
+}
+
 /// No header reaches this length: it has to fit into one byte.
 pub const MAX_HEADER_SIZE: usize = 256;
 /// Largest payload of a chunk.
@@ -25,6 +31,11 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// These, with no larger messages than there may be.
+    pub(crate) fn clamped(self) -> Self {
+        Self { max_message: self.max_message.min(MAX_MAX_MESSAGE), ..self }
+    }
+
     /// Those for messages of at most `max_message` bytes.
     pub fn for_messages(max_message: u32) -> Self {
         let max_message = max_message.min(MAX_MAX_MESSAGE);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use crate::frame::Frame;
 use crate::header::{MIN_HEADER_SIZE, MessageHeader, RequestId};
 use crate::kind::MessageType;
-use crate::limits::LARGE_MESSAGE_THRESHOLD;
+use crate::limits::should_stream;
 
 /// The form of a message that is shared and sent: cheap to clone, its payload by reference.
 pub type SharedMessage = Frame;
@@ -65,7 +65,7 @@ impl<'a> ZeroCopyMessage<'a> {
     /// Whether it is sent in chunks: more than 65,536 bytes.
     #[inline]
     pub fn is_large_message(&self) -> bool {
-        self.payload.len() > LARGE_MESSAGE_THRESHOLD
+        should_stream(self.payload.len())
     }
 
     /// A message that borrows nothing; copies what was borrowed.
@@ -89,21 +89,6 @@ impl<'a> ZeroCopyMessage<'a> {
     pub fn into_shared(self) -> SharedMessage {
         let header = self.header();
         Frame { header, payload: Bytes::from(self.payload.into_owned()) }
-    }
-}
-
-impl Frame {
-    /// Looks at the message without copying it.
-    pub fn as_message(&self) -> ZeroCopyMessage<'_> {
-        let Self { header, payload } = self;
-        ZeroCopyMessage::new_borrowed(header.msg_type, header.request_id, payload)
-    }
-}
-
-impl From<Frame> for ZeroCopyMessage<'static> {
-    /// As [`ZeroCopyMessage::new_owned`].
-    fn from(frame: Frame) -> Self {
-        Self::new_owned(frame.header.msg_type, frame.header.request_id, frame.payload)
     }
 }
 
@@ -161,6 +146,7 @@ impl<'a> From<&'a [u8]> for Payload<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::LARGE_MESSAGE_THRESHOLD;
 
     #[test]
     fn what_is_owned_by_nobody_else_is_not_copied() {
@@ -170,11 +156,11 @@ mod tests {
         assert_eq!(message.payload.as_ptr(), place);
         let shared = message.into_owned().into_shared();
         assert_eq!(shared.payload.as_ptr(), place);
-        assert_eq!(shared.as_message().payload.as_ptr(), place);
-        let held = shared.clone();
-        assert_eq!(held.payload.as_ptr(), place);
-        assert_ne!(ZeroCopyMessage::from(shared).payload.as_ptr(), place, "somebody holds it");
-        assert_eq!(ZeroCopyMessage::from(held).payload.as_ptr(), place, "nobody else does");
+        let held = shared.payload.clone();
+        let message = ZeroCopyMessage::new_owned(MessageType::Response, None, shared.payload);
+        assert_ne!(message.payload.as_ptr(), place, "somebody holds it");
+        let message = ZeroCopyMessage::new_owned(MessageType::Response, None, held);
+        assert_eq!(message.payload.as_ptr(), place, "nobody else does");
     }
 
     #[test]

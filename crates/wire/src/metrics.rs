@@ -30,7 +30,6 @@ pub struct WireMetrics {
 #[derive(Debug, Default)]
 struct Direction {
     bytes: AtomicU64,
-    direct: AtomicU64,
     streamed: AtomicU64,
     sizes: [AtomicU64; SIZE_BOUNDS.len() + 1],
 }
@@ -78,7 +77,7 @@ pub struct WireSnapshot {
     pub gathered: u64,
     /// Bytes copied for that.
     pub gathered_bytes: u64,
-    /// Messages dropped because their queue was full.
+    /// Messages dropped because there was no room for them.
     pub dropped: u64,
     /// Messages refused for what they say.
     pub refused: u64,
@@ -89,13 +88,14 @@ pub struct WireSnapshot {
 }
 
 impl WireMetrics {
-    /// Counts a message that was written, by the length of its payload.
+    /// Counts a message that was written, by the length of its payload and whether it went in chunks.
     #[inline]
-    pub fn sent(&self, len: usize) {
+    pub fn sent(&self, len: usize, streamed: bool) {
         self.sent.count(len);
+        add(&self.sent.streamed, streamed.into());
     }
 
-    /// Counts a message that was read.
+    /// Counts a message that was read. Whether it came in chunks, its parser has seen: see [`WireMetrics::parsed`].
     #[inline]
     pub fn received(&self, len: usize) {
         self.received.count(len);
@@ -108,9 +108,10 @@ impl WireMetrics {
         add(&self.sliced, more(now.sliced, before.sliced));
         add(&self.gathered, more(now.gathered, before.gathered));
         add(&self.gathered_bytes, more(now.gathered_bytes, before.gathered_bytes));
+        add(&self.received.streamed, more(now.streamed, before.streamed));
     }
 
-    /// Counts a message that a full queue refused.
+    /// Counts a message that there was no room for.
     pub fn dropped(&self) {
         add(&self.dropped, 1);
     }
@@ -147,24 +148,25 @@ impl WireMetrics {
 
 impl Direction {
     fn count(&self, len: usize) {
-        let large = len > LARGE_MESSAGE_THRESHOLD;
-        add(if large { &self.streamed } else { &self.direct }, 1);
         add(&self.bytes, len as u64);
         add(&self.sizes[SIZE_BOUNDS.partition_point(|bound| *bound < len)], 1);
     }
 
     fn snapshot(&self) -> DirectionSnapshot {
+        let (sizes, streamed) = (self.sizes.each_ref().map(read), read(&self.streamed));
         DirectionSnapshot {
-            direct: read(&self.direct),
-            streamed: read(&self.streamed),
+            direct: sizes.iter().sum::<u64>().saturating_sub(streamed),
+            streamed,
             bytes: read(&self.bytes),
-            sizes: self.sizes.each_ref().map(read),
+            sizes,
         }
     }
 }
 
 fn add(counter: &AtomicU64, more: u64) {
-    counter.fetch_add(more, Ordering::Relaxed);
+    if more > 0 {
+        counter.fetch_add(more, Ordering::Relaxed);
+    }
 }
 
 fn read(counter: &AtomicU64) -> u64 {
@@ -179,12 +181,12 @@ mod tests {
     fn bounds_belong_to_what_is_below_them() {
         let metrics = WireMetrics::default();
         for len in [0, 64, 65, LARGE_MESSAGE_THRESHOLD, LARGE_MESSAGE_THRESHOLD + 1, 20 << 20] {
-            metrics.sent(len);
+            metrics.sent(len, len > 20_000);
         }
         let sent = metrics.snapshot().sent;
         assert_eq!(sent.sizes, [2, 1, 0, 0, 1, 1, 0, 0, 1]);
-        assert_eq!((sent.direct, sent.streamed), (4, 2));
-        assert!((sent.streaming_ratio() - 1.0 / 3.0).abs() < 1e-9);
+        assert_eq!((sent.direct, sent.streamed), (3, 3));
+        assert!((sent.streaming_ratio() - 0.5).abs() < 1e-9);
         for us in [0, 3, 4, 2_000_000] {
             metrics.processed(Duration::from_micros(us));
         }

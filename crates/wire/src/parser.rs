@@ -1,5 +1,6 @@
 //! Frames out of whatever has arrived.
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 
@@ -9,6 +10,12 @@ use crate::gather::Gather;
 use crate::header::{MessageHeader, StreamRole};
 use crate::limits::{Limits, MAX_HEADER_SIZE};
 use crate::stream::Assembler;
+
+/// A stretch of payload of at least so many bytes is read to where it belongs, and not copied there.
+const DIRECT_BYTES: usize = 8 << 10;
+/// A chunk that is read so is followed by at most this much, with the next header in it: that is read with it, and moved
+/// out of the way.
+const BEHIND_CHUNK: usize = 32;
 
 /// What a parser has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -52,42 +59,47 @@ pub struct FrameParser {
     queue: VecDeque<Bytes>,
     queued: usize,
     state: State,
+    /// The beginning of a header that did not come in one piece.
+    head: [u8; MAX_HEADER_SIZE],
+    have: usize,
     stats: ParserStats,
+    was_streamed: bool,
+    was_sliced: bool,
+    /// How long the frame at hand has been waited for.
+    waited: Duration,
 }
 
 #[derive(Debug)]
 enum State {
-    Header {
-        bytes: [u8; MAX_HEADER_SIZE],
-        have: usize,
-    },
+    Header,
     Payload {
         header: MessageHeader,
         gather: Gather,
     },
-    /// A chunk that goes straight into its message; `from`: where it begins there.
+    /// A chunk that goes straight into its message; where it begins and ends there.
     Chunk {
         header: MessageHeader,
         from: usize,
-        left: usize,
+        end: usize,
     },
     Failed(String),
-}
-
-impl State {
-    const START: Self = Self::Header { bytes: [0; MAX_HEADER_SIZE], have: 0 };
 }
 
 impl FrameParser {
     /// A parser that refuses what is larger than `limits`.
     pub fn new(limits: Limits) -> Self {
         Self {
-            limits,
+            limits: limits.clamped(),
             current: Bytes::new(),
             queue: VecDeque::new(),
             queued: 0,
-            state: State::START,
+            state: State::Header,
+            head: [0; MAX_HEADER_SIZE],
+            have: 0,
             stats: ParserStats::default(),
+            was_streamed: false,
+            was_sliced: false,
+            waited: Duration::ZERO,
         }
     }
 
@@ -124,7 +136,7 @@ impl FrameParser {
 
     /// Whether what was fed ends with a frame's last byte, and all was taken.
     pub fn is_idle(&self) -> bool {
-        self.queued == 0 && matches!(self.state, State::Header { have: 0, .. })
+        self.queued == 0 && self.have == 0 && matches!(self.state, State::Header)
     }
 
     /// Bytes that had to be copied together.
@@ -135,6 +147,53 @@ impl FrameParser {
     /// What it has done.
     pub fn stats(&self) -> ParserStats {
         self.stats
+    }
+
+    /// See [`crate::MessageParser::place`].
+    pub(crate) fn place<'a>(
+        &'a mut self,
+        assembler: &'a mut Assembler,
+    ) -> Option<(&'a mut Gather, usize)> {
+        if self.queued > 0 {
+            return None;
+        }
+        match &mut self.state {
+            State::Payload { gather, .. } => {
+                let missing = gather.missing();
+                (missing >= DIRECT_BYTES).then_some((gather, missing))
+            }
+            State::Chunk { header, end, .. } => {
+                let gather = assembler.gather(header.stream?.id).ok()?;
+                let missing = end.checked_sub(gather.len()).filter(|len| *len >= DIRECT_BYTES)?;
+                let behind = (gather.missing() - missing).min(BEHIND_CHUNK);
+                Some((gather, missing + behind))
+            }
+            _ => None,
+        }
+    }
+
+    /// How much longer the frame at hand may be waited for, where it may be as long as `allowed` says for its length.
+    pub(crate) fn patience(&self, allowed: &impl Fn(usize) -> Duration) -> Option<Duration> {
+        let len = match &self.state {
+            State::Payload { header, .. } | State::Chunk { header, .. } => header.payload_len,
+            State::Header if self.have > 0 => 0,
+            _ => return None,
+        };
+        Some(allowed(len as usize).saturating_sub(self.waited))
+    }
+
+    pub(crate) fn waited(&mut self, time: Duration) {
+        self.waited = self.waited.saturating_add(time);
+    }
+
+    /// Whether the last frame's payload is a slice of what was fed, and keeps all of that in memory.
+    pub fn was_sliced(&self) -> bool {
+        self.was_sliced
+    }
+
+    /// Whether the last message came in chunks.
+    pub(crate) fn was_streamed(&self) -> bool {
+        self.was_streamed
     }
 
     /// As [`FrameParser::next_frame`]; with an assembler, parts of chunked messages go there.
@@ -154,27 +213,33 @@ impl FrameParser {
         loop {
             match &mut self.state {
                 State::Failed(first) => return Err(WireError::Failed { first: first.clone() }),
-                State::Header { .. } => {
+                State::Header => {
                     let Some(header) = self.header()? else { return Ok(None) };
                     check_len(&header, &self.limits)?;
                     match (assembler.as_deref_mut(), header.stream) {
                         (Some(assembler), Some(part)) => {
                             if part.role == StreamRole::Chunk {
                                 let from = assembler.chunk(part, header.payload_len as usize)?;
-                                let left = header.payload_len as usize;
-                                self.state = State::Chunk { header, from, left };
+                                let end = from + header.payload_len as usize;
+                                self.state = State::Chunk { header, from, end };
                             } else if let Some(message) = assembler.turn(&header, part)? {
                                 self.stats.streamed += 1;
-                                self.count_frame();
+                                self.stats.frames += 1;
+                                self.waited = Duration::ZERO;
+                                self.was_streamed = true;
+                                self.was_sliced = false;
                                 return Ok(Some(message));
                             } else {
-                                self.count_frame();
+                                self.stats.frames += 1;
+                                self.waited = Duration::ZERO;
                             }
                         }
                         _ if header.payload_len as usize <= self.current.len() => {
-                            self.stats.sliced += 1;
                             let payload = self.take(header.payload_len as usize);
-                            return self.complete(header, payload);
+                            verify(&header, &payload)?;
+                            self.was_sliced = !payload.is_empty();
+                            self.stats.sliced += u64::from(self.was_sliced);
+                            return Ok(Some(self.complete(header, payload)));
                         }
                         _ => {
                             let gather = Gather::new(header.payload_len as usize);
@@ -192,34 +257,42 @@ impl FrameParser {
                     if gather.missing() > 0 {
                         return Ok(None);
                     }
-                    let header = *header;
+                    verify(header, gather.since(0))?;
                     self.stats.gathered += 1;
                     self.stats.gathered_bytes += gather.copied();
-                    if let State::Payload { gather, .. } =
-                        std::mem::replace(&mut self.state, State::START)
+                    self.was_sliced = false;
+                    if let State::Payload { header, gather } =
+                        std::mem::replace(&mut self.state, State::Header)
                     {
-                        return self.complete(header, gather.finish());
+                        return Ok(Some(self.complete(header, gather.finish())));
                     }
                 }
-                State::Chunk { header, from, left } => {
+                State::Chunk { header, from, end } => {
                     let Some(assembler) = assembler.as_deref_mut() else { return Ok(None) };
                     let Some(part) = header.stream else { return Ok(None) };
-                    while *left > 0 && !self.current.is_empty() {
-                        let piece = &self.current[..self.current.len().min(*left)];
-                        let taken = piece.len();
-                        self.stats.gathered_bytes += assembler.append(part.id, piece)?;
-                        *left -= taken;
+                    let gather = assembler.gather(part.id)?;
+                    if let Some(behind) = gather.split_off(*end) {
+                        // Nothing waits while something is read to its place.
+                        self.queued += behind.len();
+                        self.current = behind;
+                    }
+                    let before = gather.copied();
+                    while gather.len() < *end && !self.current.is_empty() {
+                        let piece = &self.current[..self.current.len().min(*end - gather.len())];
+                        let taken = gather.append(piece);
                         self.current.advance(taken);
                         self.queued -= taken;
                         refill(&mut self.current, &mut self.queue);
                     }
-                    if *left > 0 {
+                    self.stats.gathered_bytes += gather.copied() - before;
+                    if gather.len() < *end {
                         return Ok(None);
                     }
                     assembler.verify(header, part.id, *from)?;
                     self.stats.gathered += 1;
-                    self.state = State::START;
-                    self.count_frame();
+                    self.state = State::Header;
+                    self.stats.frames += 1;
+                    self.waited = Duration::ZERO;
                 }
             }
         }
@@ -228,8 +301,7 @@ impl FrameParser {
     /// The next header, if it is there.
     #[inline]
     fn header(&mut self) -> Result<Option<MessageHeader>, WireError> {
-        let State::Header { bytes, have } = &mut self.state else { return Ok(None) };
-        if *have == 0 {
+        if self.have == 0 {
             // Nearly always a header lies within one piece.
             let whole = MessageHeader::peek_len(&self.current)?;
             if let Some(len) = whole.filter(|len| *len <= self.current.len()) {
@@ -240,12 +312,13 @@ impl FrameParser {
                 return Ok(Some(header));
             }
         }
+        let (bytes, have) = (&mut self.head, &mut self.have);
         loop {
             // The two bytes that tell the length first, then the rest: never a byte too many.
             let wanted = MessageHeader::peek_len(&bytes[..*have])?.unwrap_or(2);
             if *have >= 2 && *have == wanted {
                 let header = MessageHeader::decode(&bytes[..wanted])?;
-                self.state = State::START;
+                *have = 0;
                 return Ok(Some(header));
             }
             let taken = self.current.len().min(wanted - *have);
@@ -261,18 +334,11 @@ impl FrameParser {
     }
 
     #[inline]
-    fn complete(
-        &mut self,
-        header: MessageHeader,
-        payload: Bytes,
-    ) -> Result<Option<Frame>, WireError> {
-        verify(&header, &payload)?;
-        self.count_frame();
-        Ok(Some(Frame { header, payload }))
-    }
-
-    fn count_frame(&mut self) {
+    fn complete(&mut self, header: MessageHeader, payload: Bytes) -> Frame {
         self.stats.frames += 1;
+        self.waited = Duration::ZERO;
+        self.was_streamed = false;
+        Frame { header, payload }
     }
 
     /// Splits off what the current piece is known to have.

@@ -12,7 +12,13 @@ use crate::header::RequestId;
 use crate::rpc::RpcResponseView;
 
 type Answer = Result<RpcResponseView, WireError>;
-type Table = HashMap<RequestId, oneshot::Sender<Answer>>;
+
+#[derive(Debug, Default)]
+struct Table {
+    waiting: HashMap<RequestId, (u64, oneshot::Sender<Answer>)>,
+    /// Tells requests apart that have had the same id, one after the other.
+    serial: u64,
+}
 
 /// A bounded table of requests that wait for their answers. Clones are the same table.
 #[derive(Debug, Clone)]
@@ -33,28 +39,30 @@ impl Pending {
     /// [`WireError::Full`]; [`WireError::Invalid`] for an id that waits already.
     pub fn register(&self, id: RequestId) -> Result<PendingReply, WireError> {
         let mut table = self.lock();
-        if table.len() >= self.most {
+        if table.waiting.len() >= self.most {
             return Err(WireError::Full { what: "the table of requests under way" });
         }
-        if table.contains_key(&id) {
+        if table.waiting.contains_key(&id) {
             let reason = "another request waits under it".to_owned();
             return Err(WireError::Invalid { what: "a request's id", reason });
         }
         let (sender, answer) = oneshot::channel();
-        table.insert(id, sender);
-        Ok(PendingReply { id, answer, pending: self.clone() })
+        table.serial += 1;
+        let serial = table.serial;
+        table.waiting.insert(id, (serial, sender));
+        Ok(PendingReply { id, serial, answer, pending: self.clone() })
     }
 
     /// Gives an answer to whoever waits for it; `false`: nobody does (any more).
     pub fn complete(&self, id: RequestId, answer: Answer) -> bool {
-        let waiting = self.lock().remove(&id);
-        waiting.is_some_and(|waiting| waiting.send(answer).is_ok())
+        let waiting = self.lock().waiting.remove(&id);
+        waiting.is_some_and(|(_, waiting)| waiting.send(answer).is_ok())
     }
 
     /// Ends the waiting of all, because no answer will come.
     pub fn fail_all(&self, reason: &'static str) {
-        let all = std::mem::take(&mut *self.lock());
-        for (_, waiting) in all {
+        let all = std::mem::take(&mut self.lock().waiting);
+        for (_, waiting) in all.into_values() {
             // Who has stopped waiting does not mind.
             drop(waiting.send(Err(WireError::GivenUp { reason })));
         }
@@ -62,7 +70,7 @@ impl Pending {
 
     /// Requests that wait.
     pub fn len(&self) -> usize {
-        self.lock().len()
+        self.lock().waiting.len()
     }
 
     /// Whether none waits.
@@ -80,6 +88,7 @@ impl Pending {
 #[must_use = "the answer is lost"]
 pub struct PendingReply {
     id: RequestId,
+    serial: u64,
     answer: oneshot::Receiver<Answer>,
     pending: Pending,
 }
@@ -104,7 +113,10 @@ impl Future for PendingReply {
 
 impl Drop for PendingReply {
     fn drop(&mut self) {
-        self.pending.lock().remove(&self.id);
+        let mut table = self.pending.lock();
+        if table.waiting.get(&self.id).is_some_and(|(serial, _)| *serial == self.serial) {
+            table.waiting.remove(&self.id);
+        }
     }
 }
 
@@ -130,6 +142,17 @@ mod tests {
         drop(first);
         assert!(pending.is_empty(), "forgotten");
         assert!(!pending.complete([1; 16], answer()));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_over_takes_no_other_with_it() {
+        let pending = Pending::new(2);
+        let first = pending.register([1; 16]).expect("room");
+        assert!(pending.complete([1; 16], answer()));
+        let second = pending.register([1; 16]).expect("the id is free again");
+        drop(first);
+        assert!(pending.complete([1; 16], answer()), "it still waits");
+        assert!(second.await.expect("answered").success());
     }
 
     #[tokio::test]

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
 
-/// A ring with room for so many things and so many bytes. Pushing and popping take no lock and wait for nobody; what does
-/// not fit is given back to whoever pushes. Whoever pops and finds nothing says so ([`Ring::may_sleep`]), and only then is
-/// woken, by the function that the ring was made with.
+/// A ring with room for so many things and so many bytes. Pushing and popping take no lock, and at worst spin for as long
+/// as another takes to finish in the same place; what does not fit is given back to whoever pushes. Whoever pops and finds
+/// nothing says so ([`Ring::may_sleep`]), and only then is woken, by the function that the ring was made with.
 ///
 /// ```
 /// use straightway_wire::Ring;

@@ -1,7 +1,7 @@
 //! What is to be written, as a list of [`Bytes`]: small parts copied together, large ones by reference.
 use std::io::IoSlice;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use straightway_buffer::{Reason, count_copied};
 
 use crate::crc::{Crc32c, crc32c};
@@ -15,12 +15,21 @@ const HEAD_BYTES: usize = 4 << 10;
 /// A buffer of heads that has grown beyond this is given up by [`Segments::clear`].
 const HEAD_BYTES_KEPT: usize = 512 << 10;
 
-/// A place in [`Segments`], to measure or to write over what follows it. Void after [`Segments::finish`].
+/// A place in [`Segments`], to measure or to write over what follows it. Void after [`Segments::finish`] and
+/// [`Segments::clear`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     head: usize,
     large: usize,
     len: usize,
+    generation: u32,
+}
+
+/// How far a list has been moved into another one.
+#[derive(Debug, Default)]
+pub(crate) struct Cursor {
+    head: usize,
+    large: usize,
 }
 
 /// An ordered list of byte strings for one vectored write. Heads and other small parts are gathered in one buffer; parts
@@ -48,6 +57,8 @@ pub struct Segments {
     /// Parts by reference, each with the length of `head` before which it belongs.
     large: Vec<(usize, Bytes)>,
     len: usize,
+    /// Marks of another one are void.
+    generation: u32,
     finished: Vec<Bytes>,
 }
 
@@ -60,7 +71,13 @@ impl Default for Segments {
 impl Segments {
     /// An empty list; parts of `cut` bytes and more go by reference.
     pub fn new(cut: usize) -> Self {
-        Self { cut, head: BytesMut::new(), large: Vec::new(), len: 0, finished: Vec::new() }
+        let (large, finished) = (Vec::new(), Vec::new());
+        Self { cut, head: BytesMut::new(), large, len: 0, generation: 0, finished }
+    }
+
+    /// Makes room for so many parts by reference.
+    pub(crate) fn reserve_parts(&mut self, count: usize) {
+        self.large.reserve(count);
     }
 
     /// From how many bytes on parts go by reference.
@@ -81,7 +98,10 @@ impl Segments {
     /// Appends small bytes that were made for this: lengths, tags, headers.
     #[inline]
     pub fn put_slice(&mut self, bytes: &[u8]) {
-        self.room(bytes.len()).put_slice(bytes);
+        if self.head.is_empty() {
+            self.first_room();
+        }
+        self.head.extend_from_slice(bytes);
         self.len += bytes.len();
     }
 
@@ -119,9 +139,11 @@ impl Segments {
     /// Lets `write` append to the buffer of heads. Whatever it does to what was there before is lost on nobody but the
     /// reader: it must only append.
     pub fn put_with<T>(&mut self, write: impl FnOnce(&mut BytesMut) -> T) -> T {
-        let head = self.room(0);
-        let before = head.len();
-        let answer = write(head);
+        if self.head.is_empty() {
+            self.first_room();
+        }
+        let before = self.head.len();
+        let answer = write(&mut self.head);
         self.len += self.head.len().saturating_sub(before);
         answer
     }
@@ -131,28 +153,65 @@ impl Segments {
         if part.len() < self.cut {
             return self.push_copy(&part);
         }
+        self.push_shared(part);
+    }
+
+    fn push_shared(&mut self, part: Bytes) {
         self.len += part.len();
         self.large.push((self.head.len(), part));
     }
 
     /// Appends a payload that is only borrowed: copied, which is counted.
     pub fn push_copy(&mut self, part: &[u8]) {
-        count_copied(part.len(), Reason::Gather);
-        self.put_slice(part);
+        if !part.is_empty() {
+            count_copied(part.len(), Reason::Gather);
+            self.put_slice(part);
+        }
+    }
+
+    /// Moves the next bytes, at most `most` of them, into another list: what is here by reference is so there.
+    pub(crate) fn move_into(&mut self, from: &mut Cursor, out: &mut Self, mut most: usize) {
+        while most > 0 {
+            let end = self.large.get(from.large).map_or(self.head.len(), |(at, _)| *at);
+            let head = self.head.get(from.head..end).unwrap_or_default();
+            if !head.is_empty() {
+                let head = head.get(..most).unwrap_or(head);
+                out.put_slice(head);
+                from.head += head.len();
+                most -= head.len();
+                continue;
+            }
+            let Some((_, part)) = self.large.get_mut(from.large) else { break };
+            let piece = part.split_to(part.len().min(most));
+            if part.is_empty() {
+                from.large += 1;
+            }
+            most -= piece.len();
+            out.push_shared(piece);
+        }
     }
 
     /// Where the next byte will be.
     pub fn mark(&self) -> Mark {
-        Mark { head: self.head.len(), large: self.large.len(), len: self.len }
+        let Self { len, generation, .. } = *self;
+        Mark { head: self.head.len(), large: self.large.len(), len, generation }
     }
 
-    /// Bytes put in since `mark`.
+    /// Whether `mark` is of this list as it is, and not as it was before it was finished or cleared.
+    pub(crate) fn is_current(&self, mark: Mark) -> bool {
+        mark.generation == self.generation
+    }
+
+    /// Bytes put in since `mark`; none since a void one.
     pub fn len_since(&self, mark: Mark) -> usize {
-        self.len.saturating_sub(mark.len)
+        if self.is_current(mark) { self.len.saturating_sub(mark.len) } else { 0 }
     }
 
-    /// CRC-32C of the bytes put in since `mark`.
+    /// CRC-32C of the bytes put in since `mark`; of none since a void one.
     pub fn crc_since(&self, mark: Mark) -> u32 {
+        if !self.is_current(mark) {
+            return 0;
+        }
         if self.large.len() <= mark.large {
             return crc32c(self.head.get(mark.head..).unwrap_or_default());
         }
@@ -162,10 +221,11 @@ impl Segments {
     }
 
     /// Writes over bytes that were put in as heads right after `mark`, `at` bytes on. Answers `false`, and does nothing,
-    /// when there are not as many.
+    /// when there are not as many, or the mark is void.
     pub fn patch(&mut self, mark: Mark, at: usize, bytes: &[u8]) -> bool {
         let range =
             mark.head.checked_add(at).and_then(|from| Some(from..from.checked_add(bytes.len())?));
+        let range = range.filter(|_| self.is_current(mark));
         let Some(place) = range.and_then(|range| self.head.get_mut(range)) else { return false };
         place.copy_from_slice(bytes);
         true
@@ -173,11 +233,15 @@ impl Segments {
 
     /// The heads between two places.
     pub(crate) fn heads_between(&mut self, from: Mark, to: Mark) -> Option<&mut [u8]> {
-        self.head.get_mut(from.head..to.head)
+        let current = self.is_current(from) && self.is_current(to);
+        self.head.get_mut(from.head..to.head).filter(|_| current)
     }
 
-    /// Takes back everything that was put in since `mark`.
+    /// Takes back everything that was put in since `mark`; nothing for a void one.
     pub fn truncate(&mut self, mark: Mark) {
+        if !self.is_current(mark) {
+            return;
+        }
         self.head.truncate(mark.head);
         self.large.truncate(mark.large);
         self.len = self.len.min(mark.len);
@@ -186,6 +250,7 @@ impl Segments {
     /// The parts in order, for one vectored write. Whoever writes them may take them out or advance over them; the list
     /// is to be cleared before it is used again. Called twice, it answers with what is left of the same parts.
     pub fn finish(&mut self) -> &mut [Bytes] {
+        self.generation = self.generation.wrapping_add(1);
         let mut taken = 0;
         for (at, part) in self.large.drain(..) {
             if at > taken {
@@ -200,13 +265,34 @@ impl Segments {
         &mut self.finished
     }
 
-    /// The parts of the last [`Segments::finish`], for `writev`.
+    /// The parts in order, for `writev`: those of the last [`Segments::finish`] and what was put in since. It need not be
+    /// finished for that, which is cheaper: heads are shared with nobody.
     pub fn io_slices(&self) -> impl Iterator<Item = IoSlice<'_>> {
-        self.finished.iter().map(|part| IoSlice::new(part))
+        let pairs = self.large.iter().scan(0, |taken, (at, part)| {
+            let head = self.head.get(*taken..*at).unwrap_or_default();
+            *taken = *at;
+            Some([head, part])
+        });
+        let from = self.large.last().map_or(0, |(at, _)| *at);
+        let tail = self.head.get(from..).unwrap_or_default();
+        let finished = self.finished.iter().map(|part| &part[..]);
+        let all = finished.chain(pairs.flatten()).chain([tail]);
+        all.filter(|part| !part.is_empty()).map(IoSlice::new)
+    }
+
+    /// The whole list, where it is one part and not finished.
+    pub(crate) fn only_part(&self) -> Option<&[u8]> {
+        (self.finished.is_empty() && self.large.is_empty()).then_some(&self.head)
+    }
+
+    /// At most as many parts as [`Segments::io_slices`] has.
+    pub(crate) fn most_slices(&self) -> usize {
+        self.finished.len() + 2 * self.large.len() + 1
     }
 
     /// Forgets everything and keeps the memory, if nobody holds on to it.
     pub fn clear(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
         self.finished.clear();
         self.large.clear();
         self.head.clear();
@@ -217,16 +303,9 @@ impl Segments {
         self.len = 0;
     }
 
-    /// Room for `len` more bytes of heads.
-    #[inline]
-    fn room(&mut self, len: usize) -> &mut BytesMut {
-        if self.head.is_empty() {
-            // Comes back from the last use, or is made.
-            self.head.reserve(len.max(HEAD_BYTES));
-        } else {
-            self.head.reserve(len);
-        }
-        &mut self.head
+    /// Comes back from the last use, or is made.
+    fn first_room(&mut self) {
+        self.head.reserve(HEAD_BYTES);
     }
 
     fn visit_since(&self, mark: Mark, mut visit: impl FnMut(&[u8])) {

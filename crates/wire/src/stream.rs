@@ -4,7 +4,7 @@
 //! StreamBegin{id, 0, type, total}  StreamChunk{id, 1} StreamChunk{id, 2} .. StreamEnd{id, n}
 //! ```
 //! Each is a frame of its own with a sum of its own; other frames, and chunks of other messages, may go between them.
-use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -15,10 +15,10 @@ use crate::frame::{
 use crate::gather::Gather;
 use crate::header::{MessageHeader, StreamPart, StreamRole};
 use crate::kind::MessageType;
-use crate::limits::{CHUNK_BYTES, LARGE_MESSAGE_THRESHOLD, Limits};
+use crate::limits::{CHUNK_BYTES, Limits, should_stream};
 use crate::message::Payload;
 use crate::parser::{FrameParser, ParserStats};
-use crate::segments::Segments;
+use crate::segments::{Cursor, Segments};
 
 /// Writes a message: whole if it is small, otherwise it answers with a writer that makes its chunks.
 ///
@@ -32,7 +32,7 @@ pub fn encode_message(
     payload: Payload<'_>,
     stream: u32,
 ) -> Result<Option<ChunkWriter>, WireError> {
-    if payload.len() > LARGE_MESSAGE_THRESHOLD {
+    if should_stream(payload.len()) {
         return ChunkWriter::new(*header, payload.into_parts(), stream).map(Some);
     }
     match payload {
@@ -94,9 +94,11 @@ impl Heads {
 
 /// Makes the frames of one long message, a chunk at a time, by reference.
 #[derive(Debug)]
+#[must_use = "the message is in it, and still to be written"]
 pub struct ChunkWriter {
     heads: Heads,
-    parts: VecDeque<Bytes>,
+    message: Segments,
+    at: Cursor,
     left: usize,
     ended: bool,
 }
@@ -111,11 +113,24 @@ impl ChunkWriter {
         parts: impl IntoIterator<Item = Bytes>,
         stream: u32,
     ) -> Result<Self, WireError> {
+        let mut message = Segments::default();
+        parts.into_iter().for_each(|part| message.push(part));
+        Self::of_segments(header, message, stream)
+    }
+
+    /// For a message that was put into a list, which is not finished.
+    ///
+    /// # Errors
+    /// As [`ChunkWriter::new`].
+    pub fn of_segments(
+        header: MessageHeader,
+        message: Segments,
+        stream: u32,
+    ) -> Result<Self, WireError> {
         let heads = Heads::new(header, stream)?;
-        let parts: VecDeque<Bytes> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        let left = parts.iter().fold(0_usize, |sum, part| sum.saturating_add(part.len()));
+        let left = message.len_bytes();
         payload_len(left)?;
-        Ok(Self { heads, parts, left, ended: false })
+        Ok(Self { heads, message, at: Cursor::default(), left, ended: false })
     }
 
     /// Payload bytes that are still to be written.
@@ -137,18 +152,9 @@ impl ChunkWriter {
         }
         if self.left > 0 {
             let frame = begin_frame(out, &self.heads.chunk());
-            let mut room = CHUNK_BYTES;
-            while room > 0
-                && let Some(part) = self.parts.front_mut()
-            {
-                let piece = part.split_to(part.len().min(room));
-                if part.is_empty() {
-                    self.parts.pop_front();
-                }
-                room -= piece.len();
-                self.left -= piece.len();
-                out.push(piece);
-            }
+            let len = self.left.min(CHUNK_BYTES);
+            self.message.move_into(&mut self.at, out, len);
+            self.left -= len;
             end_frame(out, frame)?;
         }
         if self.left == 0 {
@@ -187,12 +193,14 @@ struct Open {
     header: MessageHeader,
     gather: Gather,
     total: usize,
+    /// How long it has been waited for.
+    waited: Duration,
 }
 
 impl Assembler {
     /// An empty one.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, open: Vec::new(), promised: 0 }
+        Self { limits: limits.clamped(), open: Vec::new(), promised: 0 }
     }
 
     /// Forgets what is under way.
@@ -216,7 +224,7 @@ impl Assembler {
             return self.turn(&frame.header, part);
         }
         let from = self.chunk(part, frame.payload.len())?;
-        self.append(part.id, &frame.payload)?;
+        self.gather(part.id)?.append(&frame.payload);
         self.verify(&frame.header, part.id, from)?;
         Ok(None)
     }
@@ -266,7 +274,8 @@ impl Assembler {
         let header =
             MessageHeader { stream: None, payload_len: total, payload_crc: None, ..header };
         let total = total as usize;
-        self.open.push(Open { id: part.id, next: 1, header, gather: Gather::new(total), total });
+        let (gather, waited) = (Gather::new(total), Duration::ZERO);
+        self.open.push(Open { id: part.id, next: 1, header, gather, total, waited });
         Ok(())
     }
 
@@ -282,15 +291,7 @@ impl Assembler {
         Err(WireError::Stream { id: part.id, reason })
     }
 
-    /// Appends to a message, and answers with how many bytes that copied.
-    pub(crate) fn append(&mut self, id: u32, piece: &[u8]) -> Result<u64, WireError> {
-        let open = self.find(id)?;
-        let before = open.gather.copied();
-        open.gather.append(piece);
-        Ok(open.gather.copied() - before)
-    }
-
-    /// The memory that a message's next bytes are read into.
+    /// The memory that a message's next bytes go to.
     pub(crate) fn gather(&mut self, id: u32) -> Result<&mut Gather, WireError> {
         Ok(&mut self.find(id)?.gather)
     }
@@ -365,6 +366,38 @@ impl MessageParser {
             self.assembler.clear();
         }
         outcome
+    }
+
+    /// The memory where the next bytes of the stream belong, if it is known and worth a read of its own, and how many are
+    /// to be read there. Afterwards [`MessageParser::next_message`] is to be called.
+    pub(crate) fn place(&mut self) -> Option<(&mut Gather, usize)> {
+        self.frames.place(&mut self.assembler)
+    }
+
+    /// How much longer what is half-way may be waited for, where a message may be as long as `allowed` says for its length.
+    pub(crate) fn patience(&self, allowed: impl Fn(usize) -> Duration) -> Option<Duration> {
+        let frame = self.frames.patience(&allowed);
+        let open = self.assembler.open.iter();
+        let messages = open.map(|open| allowed(open.total).saturating_sub(open.waited));
+        messages.chain(frame).min()
+    }
+
+    /// Nothing came for so long, though something is half-way.
+    pub(crate) fn waited(&mut self, time: Duration) {
+        self.frames.waited(time);
+        for open in &mut self.assembler.open {
+            open.waited = open.waited.saturating_add(time);
+        }
+    }
+
+    /// Whether the last message's payload is a slice of what was fed, and keeps all of that in memory.
+    pub fn was_sliced(&self) -> bool {
+        self.frames.was_sliced()
+    }
+
+    /// Whether a chunked message is under way, or was the last one: most of what comes next will have a place.
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.frames.was_streamed() || self.assembler.open() > 0
     }
 
     /// Bytes that were fed and not taken yet.

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use raft::prelude::{Entry, Message, MessageType as RaftType};
 use straightway_wire::raft::serialize_raft_message_fast;
 use straightway_wire::{
-    ERROR_NO_ID, ERROR_PAYLOAD, Event, Frame, Hello, Limits, MessageHeader, MessageParser,
-    MessageType, Notice, Pending, RaftProtocolHandler, RaftSink, RequestIds, Ring, RpcReply,
-    RpcRequestView, RpcService, Segments, Ticket, WireError, WireMetrics, encode_close,
-    encode_error, encode_frame, encode_hello, encode_request, encode_response,
+    Compressed, Compression, ERROR_NO_ID, ERROR_PAYLOAD, Event, Frame, Hello, Limits,
+    MessageHeader, MessageParser, MessageType, Notice, Pending, RaftProtocolHandler, RaftSink,
+    RequestIds, Ring, RpcReply, RpcRequestView, RpcService, Segments, StreamPart, StreamRole,
+    Ticket, WireError, WireMetrics, encode_close, encode_error, encode_frame, encode_hello,
+    encode_request, encode_response,
 };
 
 /// Answers `echo` at once, keeps `later`, and has too much to say about `long`.
@@ -239,4 +240,22 @@ fn raft_messages_go_to_the_ring_with_their_entries_where_they_arrived() {
     assert!(matches!(event, Ok(Some(Event::Refused(_)))));
     let counted = side.metrics.snapshot();
     assert_eq!((counted.received.direct, counted.dropped, counted.refused), (4, 1, 1));
+}
+
+#[test]
+fn what_was_not_opened_or_put_together_is_not_handled() {
+    let side = Side::new();
+    let how = Compressed { codec: Compression::Lz4, uncompressed_len: 9 };
+    let part = StreamPart { id: 1, seq: 1, role: StreamRole::Chunk };
+    let new = MessageHeader::new;
+    for header in [
+        MessageHeader { compressed: Some(how), ..new(MessageType::RaftMessage) },
+        MessageHeader { stream: Some(part), ..new(MessageType::StreamChunk) },
+    ] {
+        let message = Frame { header, payload: Bytes::from_static(b"as it came") };
+        let mut out = Segments::default();
+        let refused = side.handler.process_message_zero_copy(3, message, &mut out);
+        assert!(refused.is_err(), "{header:?}");
+        assert!(out.is_empty() && side.ring.is_empty());
+    }
 }

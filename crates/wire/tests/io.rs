@@ -73,9 +73,23 @@ async fn a_small_message_is_one_write_with_the_payload_where_it_is() {
     assert_eq!(stream.bytes.len(), message.total_size as usize);
 
     // Where slices cannot be written, what is short is copied together.
+    for (len, writes) in [(4, 1), (769, 1), ((16 << 10) - 16, 1), (16 << 10, 2)] {
+        let payload = noise(len);
+        let mut stream = Recorder::default();
+        write_message(&mut stream, MessageType::Heartbeat, None, &payload).await.expect("written");
+        assert_eq!(stream.calls.len(), writes, "{len}");
+        assert_eq!(stream.bytes[16..], payload);
+    }
+    let mut out = Segments::default();
+    for len in [600, 20_000, 700, 800] {
+        out.push(noise(len));
+    }
+    let expected = out.io_slices().flat_map(|part| part.to_vec()).collect::<Vec<_>>();
     let mut stream = Recorder::default();
-    write_message(&mut stream, MessageType::Heartbeat, None, b"tick").await.expect("written");
-    assert_eq!(stream.calls.len(), 1);
+    write_segments(&mut stream, &mut out, Duration::from_secs(9)).await.expect("written");
+    let lens: Vec<_> = stream.calls.iter().map(|call| call[0].1).collect();
+    assert_eq!(lens, [600, 20_000, 1500]);
+    assert_eq!(stream.bytes, expected);
 }
 
 #[tokio::test]
@@ -187,6 +201,121 @@ async fn nothing_is_waited_for_longer_than_allowed() {
     let message = ZeroCopyMessage::new_borrowed(MessageType::Request, None, &[0; 1000]);
     let error = write_message_zero_copy(&mut near, &message).await.expect_err("nobody reads");
     assert!(matches!(error, WireError::Timeout { step: "writing a message", .. }), "{error}");
+}
+
+/// Who sends a byte now and then is not waited for until all have come.
+#[tokio::test(start_paused = true)]
+async fn a_message_has_its_time_from_its_first_byte_on() {
+    let config = IoConfig { timeout: Duration::from_secs(2), idle: None, ..IoConfig::default() };
+    let (alive, _) = samples::encoded(&Frame::new(MessageType::Heartbeat, None, Bytes::new()));
+    let header = MessageHeader::new(MessageType::Request);
+    let mut long = Vec::new();
+    write_payload(&mut long, header, &noise(200_000), Duration::from_secs(9))
+        .await
+        .expect("written");
+    let (short, _) = samples::encoded(&Frame::new(MessageType::Request, None, noise(3000)));
+    // A chunk has a second more than nothing, the whole message three; others between its chunks change nothing.
+    let chunk = 33 + 26 + CHUNK_BYTES;
+    let cases =
+        [(&short[..100], &b"x"[..], 2), (&long[..30_000], b"x", 3), (&long[..chunk], &alive, 5)];
+    for (begun, now_and_then, most) in cases {
+        let (mut near, far) = duplex(1 << 20);
+        let drip = async {
+            near.write_all(begun).await.expect("room");
+            loop {
+                // Pause: the clock stands still otherwise.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                near.write_all(now_and_then).await.expect("room");
+            }
+        };
+        let mut reader = MessageReader::new(far, config);
+        let started = tokio::time::Instant::now();
+        let read = async {
+            loop {
+                match reader.next().await {
+                    Ok(Some(frame)) => assert_eq!(frame.header.msg_type, MessageType::Heartbeat),
+                    other => return other,
+                }
+            }
+        };
+        let late = tokio::select! {
+            late = read => late,
+            never = drip => never,
+        };
+        assert!(matches!(late, Err(WireError::Timeout { .. })), "{late:?}");
+        assert_eq!(started.elapsed().as_secs(), most);
+    }
+}
+
+/// Takes a little at a time, and a second for it.
+struct Slow(Option<Pin<Box<tokio::time::Sleep>>>, usize);
+
+impl AsyncWrite for Slow {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        // Pause: it is slow.
+        let second = || Box::pin(tokio::time::sleep(Duration::from_secs(1)));
+        std::task::ready!(self.0.get_or_insert_with(second).as_mut().poll(context));
+        self.0 = None;
+        self.1 += bytes.len().min(1000);
+        Poll::Ready(Ok(bytes.len().min(1000)))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_write_has_its_time() {
+    let mut stream = Slow(None, 0);
+    let mut out = Segments::default();
+    for _ in 0..10 {
+        out.push(noise(1000));
+    }
+    write_segments(&mut stream, &mut out, Duration::from_secs(2)).await.expect("slow, not dead");
+    assert_eq!(stream.1, 10_000);
+    out.push(noise(1000));
+    let late = write_segments(&mut stream, &mut out, Duration::from_millis(500)).await;
+    assert!(matches!(late, Err(WireError::Timeout { .. })), "{late:?}");
+    assert!(out.is_empty());
+}
+
+#[tokio::test]
+async fn a_long_payload_is_read_to_where_it_belongs() {
+    let frames: Vec<_> = [300_000, 66_000, 5, 50_000, 131_072, 0, 70_000, 70_000]
+        .map(|len| Frame::new(MessageType::RaftMessage, None, noise(len)))
+        .into();
+    for pipe in [700, 9000, 40_000, 1 << 20] {
+        let (mut near, far) = duplex(pipe);
+        let send = async {
+            for frame in &frames {
+                let header = frame.header;
+                let time = Duration::from_secs(9);
+                write_payload(&mut near, header, &frame.payload, time).await.expect("written");
+            }
+            drop(near);
+        };
+        let mut reader = MessageReader::new(far, IoConfig::default());
+        let receive = async {
+            for frame in &frames {
+                let back = reader.next().await.expect("sound").expect("a message");
+                assert_eq!(back.payload, frame.payload);
+            }
+            assert!(reader.next().await.expect("sound").is_none());
+        };
+        tokio::join!(send, receive);
+        let copied = reader.parser().gathered_bytes();
+        let all: usize = frames.iter().map(|frame| frame.payload.len()).sum();
+        assert!(pipe < 40_000 || copied < all as u64 / 2, "{copied} of {all} through {pipe}");
+    }
 }
 
 #[tokio::test]

@@ -9,8 +9,8 @@ use bytes::{Bytes, BytesMut};
 use messages::{append, heartbeat};
 use raft::prelude::Message;
 use straightway_buffer::copied;
-use straightway_wire::Segments;
 use straightway_wire::raft::*;
+use straightway_wire::{MessageHeader, MessageType, Segments};
 
 struct Counting;
 
@@ -100,6 +100,16 @@ fn appends() {
         payloads.zip(&message.entries).all(|(part, entry)| part.as_ptr() == entry.data.as_ptr())
     );
     assert_eq!(copied(), before, "no byte of an entry is copied on the way out");
+
+    // Nor on the way through frames and chunks, where they are cut.
+    let mut wire = Segments::default();
+    let header = MessageHeader::new(MessageType::RaftMessage);
+    let long = encode_raft_message(&mut wire, &header, &message, usize::MAX, 1).expect("encoded");
+    let mut long = long.expect("more than a chunk");
+    while long.next_chunk(&mut wire).expect("written") {}
+    let entry = message.entries[3].data.as_ptr();
+    assert!(wire.io_slices().any(|part| part.as_ptr() == entry));
+    assert_eq!(copied(), before);
 
     let received = Bytes::from(parts.concat());
     let within = received.as_ptr_range();

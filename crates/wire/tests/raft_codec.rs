@@ -225,12 +225,21 @@ fn what_is_not_of_its_type_is_refused() {
 
 #[test]
 fn counts_are_limited() {
-    let empty_entries = [0x3a, 0].repeat(MAX_ENTRIES);
-    assert_eq!(fast(&empty_entries).expect("sound").entries.len(), MAX_ENTRIES);
-    assert!(refused(&[empty_entries.as_slice(), &[0x3a, 0]].concat()).contains("more entries"));
+    let entry = [0x3a, 2, 0x18, 1];
+    let most = [&[0x08, 3], entry.repeat(MAX_ENTRIES).as_slice()].concat();
+    assert_eq!(fast(&most).expect("sound").entries.len(), MAX_ENTRIES);
+    assert!(refused(&[most.as_slice(), &entry].concat()).contains("more entries"));
     // The same apart from one another.
-    let apart = [0x3a, 0, 0x10, 1].repeat(MAX_ENTRIES + 1);
+    let apart = [0x08, 3, 0x3a, 2, 0x18, 1].repeat(MAX_ENTRIES + 1);
     assert!(refused(&apart).contains("more entries"));
+    // What takes more memory than it has bytes.
+    assert_eq!(memory_of(&most), most.len() + MAX_ENTRIES * size_of::<Entry>());
+    assert_eq!(memory_of(&most[..9]), 9 + size_of::<Entry>(), "as far as it goes");
+    assert!(refused(&[0x08, 3, 0x3a, 0]).contains("says nothing"));
+    assert!(refused(&[0x08, 3, 0x3a, 2, 0x28, 1]).contains("says nothing"));
+    let read = [&[0x08, 15], entry.repeat(2).as_slice()].concat();
+    assert!(fast(&read[..6]).is_ok());
+    assert!(refused(&read).contains("more than one"));
     let members = |count| {
         encode_conf_state(&ConfState { voters: (1..=count).collect(), ..ConfState::default() })
     };

@@ -6,13 +6,8 @@ use futures_util::{SinkExt, StreamExt};
 use prost::Message as _;
 use raft::prelude::Message;
 use straightway_wire::io::{MessageReader, write_segments};
-use straightway_wire::raft::{
-    deserialize_raft_message_fast, encoded_len, serialize_raft_message_vectored,
-};
-use straightway_wire::{
-    ChunkWriter, IoConfig, LARGE_MESSAGE_THRESHOLD, MessageHeader, MessageType, Segments,
-    begin_frame, end_frame,
-};
+use straightway_wire::raft::{deserialize_raft_message_fast, encode_raft_message};
+use straightway_wire::{IoConfig, MessageHeader, MessageType, Segments};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::codec::{
     Decoder, Encoder, FramedRead, FramedWrite, LengthDelimitedCodec,
@@ -31,17 +26,10 @@ pub async fn ours(write: impl Pipe, read: impl Pipe, message: &Message, n: u32, 
     let header = MessageHeader::new(MessageType::RaftMessage);
     let header = if sums { header } else { header.without_sum() };
     let sender = async {
-        let (mut write, mut out, mut long) = (write, Segments::default(), Segments::default());
+        let (mut write, mut out) = (write, Segments::default());
         for stream in 0..n {
-            if encoded_len(message) <= LARGE_MESSAGE_THRESHOLD {
-                let frame = begin_frame(&mut out, &header);
-                serialize_raft_message_vectored(message, &mut out).expect("encoded");
-                end_frame(&mut out, frame).expect("framed");
-            } else {
-                long.clear();
-                serialize_raft_message_vectored(message, &mut long).expect("encoded");
-                let parts = long.finish().iter_mut().map(std::mem::take).collect::<Vec<_>>();
-                let mut chunks = ChunkWriter::new(header, parts, stream).expect("framed");
+            let long = encode_raft_message(&mut out, &header, message, LIMIT, stream);
+            if let Some(mut chunks) = long.expect("encoded") {
                 while chunks.next_chunk(&mut out).expect("framed") {}
             }
             if one_by_one || out.len_bytes() >= BATCH_BYTES {

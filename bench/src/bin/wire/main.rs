@@ -52,10 +52,12 @@ fn main() {
             pipe::repeat(number(message), number(arm), number(times));
         }
         ["codec"] => codec::run(),
-        ["pipe"] => pipe::run(),
+        ["pipe"] => pipe::run(""),
+        // Only of messages with this in their name.
+        ["pipe", which] => pipe::run(which),
         _ => {
             codec::run();
-            pipe::run();
+            pipe::run("");
         }
     }
 }

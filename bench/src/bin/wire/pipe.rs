@@ -66,12 +66,13 @@ struct Forms {
     shared: Arc<shared::Message>,
 }
 
-pub fn run() {
+/// All contestants, with the messages that have `which` in their name.
+pub fn run(which: &str) {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     println!("\n| pipe | message | written | contestant | messages/s | CPU ns | of ours | allocations | bytes allocated |\n|---|---|---|---|---|---|---|---|---|");
     for one_by_one in [false, true] {
-        through::<UnixStream>(&runtime, one_by_one);
-        through::<DuplexStream>(&runtime, one_by_one);
+        through::<UnixStream>(&runtime, one_by_one, which);
+        through::<DuplexStream>(&runtime, one_by_one, which);
     }
 }
 
@@ -84,8 +85,8 @@ pub fn repeat(message: usize, arm: usize, times: usize) {
     runtime.block_on(once::<DuplexStream>(ARMS[arm].0, &forms, count, false));
 }
 
-fn through<P: Pair>(runtime: &Runtime, one_by_one: bool) {
-    for (name, raft, count) in messages() {
+fn through<P: Pair>(runtime: &Runtime, one_by_one: bool, which: &str) {
+    for (name, raft, count) in messages().into_iter().filter(|(name, ..)| name.contains(which)) {
         let forms = Forms { owned: Arc::new((&raft).into()), shared: Arc::new((&raft).into()), raft };
         let mut costs = vec![Vec::new(); ARMS.len()];
         for round in 0..ROUNDS {

@@ -1,8 +1,10 @@
 //! What is done with a member's message: the wire crate's handler, between the network's queues and the node's.
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
 use raft::prelude::MessageType as RaftType;
-use straightway_wire::raft::{Lane, deserialize_raft_message_fast, lane_of};
+use straightway_wire::raft::{Lane, deserialize_raft_message_fast, lane_of, memory_of};
 use straightway_wire::{
     Event, Frame, MessageType, RaftProtocolHandler, RaftSink, RpcReply, RpcRequestView, RpcService,
     Segments, Ticket, WireError,
@@ -27,7 +29,8 @@ pub(crate) struct Dispatcher {
 
 impl Dispatcher {
     pub(crate) fn new(shared: &Arc<Shared>, peer: &Arc<Peer>, lane: Lane) -> Self {
-        let inbox = Inbox { shared: Arc::clone(shared), peer: Arc::clone(peer), lane };
+        let kept = AtomicUsize::new(0);
+        let inbox = Inbox { shared: Arc::clone(shared), peer: Arc::clone(peer), lane, kept };
         let (inbox, calls) = (Arc::new(inbox), Calls(Arc::clone(shared), Arc::clone(peer)));
         // Of one connection; of all together, the service lets no more than that be under way and says so by name.
         let most = shared.limits.calls_answered.saturating_add(1);
@@ -37,8 +40,11 @@ impl Dispatcher {
     }
 
     /// Does what a message asks for. Waits while the node is busy, and with it the peer.
-    pub(crate) async fn dispatch(&mut self, frame: Frame) -> Result<(), Refused> {
-        let Inbox { shared, peer, lane } = &*self.inbox;
+    ///
+    /// `kept`: bytes that stay in memory as long as a slice of the frame's payload does.
+    pub(crate) async fn dispatch(&mut self, frame: Frame, kept: usize) -> Result<(), Refused> {
+        let Inbox { shared, peer, lane, kept: of_frame } = &*self.inbox;
+        of_frame.store(kept, Ordering::Relaxed);
         let kind = frame.header.msg_type;
         let placed = match kind {
             MessageType::RaftMessage
@@ -56,13 +62,17 @@ impl Dispatcher {
         if !self.out.is_empty() {
             let frames = self.out.finish().first_mut().map(std::mem::take);
             self.out.clear();
-            if let Some(frames) = frames {
-                shared.send(peer, *lane, Outgoing::Frames(frames));
+            if let (Some(frames), Some(out)) = (frames, peer.out(*lane)) {
+                // A copy: otherwise they would keep the memory that is used again here.
+                let frames = Bytes::copy_from_slice(&frames);
+                let alive = kind == MessageType::Heartbeat;
+                // Dropped if there is no room: that says nothing about whether the peer can be reached.
+                out.put(if alive { Outgoing::Echo(frames) } else { Outgoing::Frames(frames) });
             }
         }
         match event {
             Some(Event::Busy(frame)) => {
-                let room = self.inbox.room(frame.payload.len()).await;
+                let room = self.inbox.room(memory_of(&frame.payload)).await;
                 let room = room.ok_or_else(|| Refused::quietly(CloseCode::Stopping))?;
                 self.inbox.take(frame, room).map_err(|error| {
                     shared.wire.refused();
@@ -72,6 +82,12 @@ impl Dispatcher {
             Some(Event::Refused(error)) => Err(refused(&error)),
             Some(Event::Closed(notice) | Event::PeerError(notice)) => {
                 tracing::info!(peer = peer.id, notice.code, notice.text, "a notice");
+                Ok(())
+            }
+            Some(Event::Pong(id)) => {
+                if let Some(out) = peer.out(*lane) {
+                    out.echoed(id);
+                }
                 Ok(())
             }
             // Signs of life, and answers that nobody waits for any more.
@@ -89,6 +105,8 @@ struct Inbox {
     shared: Arc<Shared>,
     peer: Arc<Peer>,
     lane: Lane,
+    /// Of the frame at hand, how much memory its payload keeps.
+    kept: AtomicUsize,
 }
 
 /// Room for one message: a share of the peer's memory, and a place in the queue.
@@ -120,7 +138,7 @@ impl Inbox {
     /// Hands a message of Raft on, if it is one that this peer may send on this lane.
     fn take(&self, frame: Frame, room: Room<'_>) -> Result<(), WireError> {
         let (peer, lane, me) = (self.peer.id, self.lane, self.shared.node.raft_id);
-        let frame_bytes = frame.payload.len();
+        let len = frame.payload.len();
         let wrong = |reason| WireError::Invalid { what: "a Raft message", reason };
         let message = deserialize_raft_message_fast(frame.payload)?;
         if message.from != peer || message.to != me {
@@ -136,6 +154,9 @@ impl Inbox {
         if expected != Some(lane) {
             return Err(wrong(format!("a {kind:?} has no place on the {lane:?} lane")));
         }
+        // What has no slice of it keeps nothing of the frame.
+        let slices = !message.context.is_empty() || !message.get_entries().is_empty();
+        let frame_bytes = if slices { self.kept.load(Ordering::Relaxed) } else { len };
         let (message, Room { held, place }) = (Box::new(message), room);
         place.send(Inbound::Raft { peer, lane, message, frame_bytes, held });
         Ok(())
@@ -150,7 +171,8 @@ impl RaftSink for Inbox {
 
     /// Room comes first: a message that comes back is as it was.
     fn offer(&self, _: u64, message: Frame) -> Result<Option<Frame>, WireError> {
-        let Some(room) = self.room_now(message.payload.len()) else { return Ok(Some(message)) };
+        let room = self.room_now(memory_of(&message.payload));
+        let Some(room) = room else { return Ok(Some(message)) };
         self.take(message, room).map(|()| None)
     }
 }

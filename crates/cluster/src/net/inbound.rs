@@ -1,12 +1,16 @@
 //! A lane that a member dialled: a hello first, then messages, as fast as the node takes them.
+use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use iroh::endpoint::{Connection, ReadError, RecvStream, VarInt};
+use iroh::endpoint::{Connection, RecvStream, VarInt};
+use straightway_wire::io::Source;
 use straightway_wire::raft::Lane;
 use straightway_wire::{
-    Decompressor, Frame, Hello, Limits, MessageParser, MessageType, ParserStats, WireError,
+    Decompressor, Hello, IoConfig, Limits, MessageParser, MessageReader, MessageType, ParserStats,
+    WireError,
 };
 
 use super::LocalNode;
@@ -21,6 +25,9 @@ use super::shared::Shared;
 
 /// Pieces that are read at once.
 const PIECES: usize = 64;
+/// QUIC's packets are slices of what was received at once: a part of one keeps at least as much in memory.
+const SLICED_FROM: usize = 64 << 10;
+
 /// Why a connection is closed from here.
 #[derive(Debug)]
 pub(crate) struct Refused {
@@ -49,14 +56,11 @@ impl Refused {
 
 impl From<WireError> for Refused {
     fn from(error: WireError) -> Self {
-        Self::new(Refusal::Frame, CloseCode::Protocol, error.to_string())
-    }
-}
-
-impl From<ReadError> for Refused {
-    /// The connection is gone already, or as good as.
-    fn from(_: ReadError) -> Self {
-        Self::quietly(CloseCode::Done)
+        match error {
+            // The connection is gone already, or as good as.
+            WireError::Io { .. } => Self::quietly(CloseCode::Done),
+            error => Self::new(Refusal::Frame, CloseCode::Protocol, error.to_string()),
+        }
     }
 }
 
@@ -77,7 +81,7 @@ pub(crate) async fn serve(
         }
     };
     drop(shaking);
-    let (peer, reader) = match greeted {
+    let (peer, reader, features) = match greeted {
         Ok(greeted) => greeted,
         Err(refused) => return refused.close(&shared, &connection, &key),
     };
@@ -90,7 +94,7 @@ pub(crate) async fn serve(
         served = async {
             match lane {
                 Lane::Bulk => serve_bulk(&shared, &peer, &connection).await,
-                Lane::Control | Lane::Append => reader.run(&shared, &peer, lane).await,
+                Lane::Control | Lane::Append => reader.run(&shared, &peer, lane, features).await,
             }
         } => served,
         // While the node takes nothing, the lane above waits and does not notice.
@@ -107,12 +111,12 @@ async fn greet(
     shared: &Shared,
     lane: Lane,
     connection: &Connection,
-) -> Result<(Arc<Peer>, Reader), Refused> {
+) -> Result<(Arc<Peer>, Reader, u64), Refused> {
     let stream = connection.accept_uni().await;
     let stream = stream.map_err(|_| Refused::quietly(CloseCode::Done))?;
     let mut reader = Reader::new(stream, Limits::for_messages(shared.limits.message(lane)));
     let no_hello = |text: String| Refused::new(Refusal::Hello, CloseCode::NoHello, text);
-    let frame = match reader.next().await? {
+    let frame = match reader.messages.next().await? {
         Some(frame) if frame.header.msg_type == MessageType::Hello => frame,
         Some(frame) => {
             return Err(no_hello(format!("the first frame is a {:?}", frame.header.msg_type)));
@@ -132,7 +136,7 @@ async fn greet(
     };
     peer.take_in(lane, &hello, connection)
         .map_err(|code| Refused::new(Refusal::Hello, code, code.to_string()))?;
-    Ok((peer, reader))
+    Ok((peer, reader, shared.hello(lane).agree(&hello).features))
 }
 
 /// Whether whoever says this is the member that its key belongs to.
@@ -172,63 +176,72 @@ async fn serve_bulk(
     }
 }
 
+/// What has arrived on a lane, as QUIC has it: pieces of the packets, by reference.
+#[derive(Debug)]
+struct Pieces {
+    stream: RecvStream,
+    read: Vec<Bytes>,
+    /// Those of them that were not parsed.
+    ready: Range<usize>,
+}
+
+impl Source for Pieces {
+    async fn read(&mut self, into: &mut MessageParser) -> io::Result<bool> {
+        if self.ready.is_empty() {
+            match self.stream.read_many_chunks(&mut self.read).await? {
+                Some(read) => self.ready = 0..read,
+                None => return Ok(false),
+            }
+        }
+        if let Some(at) = self.ready.next() {
+            into.feed(std::mem::take(&mut self.read[at]));
+        }
+        Ok(true)
+    }
+}
+
 /// Reads messages.
 struct Reader {
-    stream: RecvStream,
-    parser: MessageParser,
-    pieces: Vec<Bytes>,
-    /// Pieces that were read and not parsed.
-    ready: std::ops::Range<usize>,
+    messages: MessageReader<Pieces>,
+    limits: Limits,
     /// What of its doings has been counted.
     counted: ParserStats,
 }
 
 impl Reader {
     fn new(stream: RecvStream, limits: Limits) -> Self {
-        let pieces = vec![Bytes::new(); PIECES];
-        let counted = ParserStats::default();
-        Self { stream, parser: MessageParser::new(limits), pieces, ready: 0..0, counted }
+        let pieces = Pieces { stream, read: vec![Bytes::new(); PIECES], ready: 0..0 };
+        // A connection without a sign of life is ended by QUIC.
+        let config = IoConfig { limits, idle: None, ..IoConfig::default() };
+        let (messages, counted) = (MessageReader::of(pieces, config), ParserStats::default());
+        Self { messages, limits, counted }
     }
 
-    /// The next message; `None`: the peer has ended the stream.
-    async fn next(&mut self) -> Result<Option<Frame>, Refused> {
-        loop {
-            if let Some(frame) = self.parser.next_message()? {
-                return Ok(Some(frame));
-            }
-            if let Some(at) = self.ready.next() {
-                self.parser.feed(std::mem::take(&mut self.pieces[at]));
-                continue;
-            }
-            match self.stream.read_many_chunks(&mut self.pieces).await? {
-                Some(read) => self.ready = 0..read,
-                None if self.parser.is_idle() => return Ok(None),
-                None => {
-                    let cut = "the stream ended within a frame";
-                    return Err(Refused::new(Refusal::Frame, CloseCode::Protocol, cut));
-                }
-            }
-        }
-    }
-
-    /// Hands messages on until the connection ends.
+    /// Hands messages on until the connection ends. `features`: what was agreed on.
     async fn run(
         mut self,
         shared: &Arc<Shared>,
         peer: &Arc<Peer>,
         lane: Lane,
+        features: u64,
     ) -> Result<(), Refused> {
         let mut dispatcher = Dispatcher::new(shared, peer, lane);
-        let limits = Limits::for_messages(shared.limits.message(lane));
-        let mut decompressor = Decompressor::default();
-        while let Some(frame) = self.next().await? {
+        let mut decompressor = Decompressor::new(features);
+        while let Some(frame) = self.messages.next().await? {
             let (since, bytes) = (Instant::now(), frame.payload.len());
-            let parsed = self.parser.stats();
+            let parser = self.messages.parser();
+            let (parsed, sliced) = (parser.stats(), parser.was_sliced());
             let gathered = parsed.gathered_bytes.saturating_sub(self.counted.gathered_bytes);
-            Shared::received(peer, lane, bytes, gathered);
+            if frame.header.msg_type != MessageType::Heartbeat {
+                Shared::received(peer, lane, bytes, gathered);
+            }
             shared.wire.parsed(&self.counted, &parsed);
             self.counted = parsed;
-            dispatcher.dispatch(decompressor.open(frame, &limits)?).await?;
+            let compressed = frame.header.compressed.is_some();
+            let frame = decompressor.open(frame, &self.limits)?;
+            let len = frame.payload.len();
+            let kept = if sliced && !compressed { len.max(SLICED_FROM) } else { len };
+            dispatcher.dispatch(frame, kept).await?;
             // How long the node was busy counts: the peer waits for it.
             shared.wire.processed(since.elapsed());
         }

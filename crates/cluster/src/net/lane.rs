@@ -1,8 +1,10 @@
 //! One lane to one peer: its queue, and the connection that this node dials for it.
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use iroh::endpoint::Connection;
 use parking_lot::Mutex;
+use straightway_wire::RequestId;
 use straightway_wire::raft::Lane;
 use tokio::sync::{Notify, watch};
 
@@ -36,7 +38,12 @@ pub struct LaneStats {
     pub received_bytes: u64,
     /// Bytes of them that were copied together on arrival.
     pub gathered_bytes: u64,
+    /// How long the last sign of life took to the peer's lane and back; the peer may have been busy meanwhile.
+    pub round_trip: Option<Duration>,
 }
+
+/// After so long, an echo is taken for lost.
+const LOST_ECHO: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -78,6 +85,9 @@ pub(crate) struct OutLane {
     told: AtomicBool,
     /// What the peer said last when it closed, as it was told.
     refused: Mutex<Option<CloseCode>>,
+    /// The sign of life that waits for its echo, and since when.
+    pinged: Mutex<Option<(RequestId, Instant)>>,
+    round_trip: Mutex<Option<Duration>>,
     pub(crate) counters: Counters,
 }
 
@@ -92,6 +102,8 @@ impl OutLane {
             connection: Mutex::new(None),
             told: AtomicBool::new(false),
             refused: Mutex::new(None),
+            pinged: Mutex::new(None),
+            round_trip: Mutex::new(None),
             counters: Counters::default(),
         }
     }
@@ -174,11 +186,31 @@ impl OutLane {
             received: read(&counters.received),
             received_bytes: read(&counters.received_bytes),
             gathered_bytes: read(&counters.gathered_bytes),
+            round_trip: *self.round_trip.lock(),
+        }
+    }
+
+    /// A sign of life is sent; `false`: the last one waits for its echo yet.
+    pub(crate) fn pinged(&self, id: RequestId) -> bool {
+        let mut pinged = self.pinged.lock();
+        if pinged.is_some_and(|(_, since)| since.elapsed() < LOST_ECHO) {
+            return false;
+        }
+        *pinged = Some((id, Instant::now()));
+        true
+    }
+
+    /// An echo has come.
+    pub(crate) fn echoed(&self, id: RequestId) {
+        let mut pinged = self.pinged.lock();
+        if let Some((_, since)) = pinged.take_if(|(waits, _)| *waits == id) {
+            *self.round_trip.lock() = Some(since.elapsed());
         }
     }
 
     pub(crate) fn opened(&self, connection: &Connection) {
         *self.connection.lock() = Some(connection.clone());
+        *self.pinged.lock() = None;
         self.waiting.lock().open = true;
         add(&self.counters.connections, 1);
     }
@@ -201,6 +233,11 @@ impl OutLane {
         }
     }
 
+    /// What may go between the chunks of a long message.
+    pub(crate) fn drain_passing(&self, batch: &mut Vec<Outgoing>, bytes: usize) {
+        self.waiting.lock().queue.drain_passing(batch, bytes);
+    }
+
     pub(crate) fn drain_into(&self, batch: &mut Vec<Outgoing>, bytes: usize) {
         self.waiting.lock().queue.drain_into(batch, bytes);
     }
@@ -209,6 +246,17 @@ impl OutLane {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_sign_of_life_waits_for_its_echo() {
+        let out = OutLane::new(Lane::Control, QueueLimits { messages: 2, bytes: 1 << 20 });
+        assert!(out.pinged([1; 16]) && !out.pinged([2; 16]));
+        out.echoed([2; 16]);
+        assert_eq!(out.stats().round_trip, None, "nobody asked for that");
+        out.echoed([1; 16]);
+        assert!(out.stats().round_trip.is_some());
+        assert!(out.pinged([2; 16]));
+    }
 
     #[test]
     fn a_lane_that_is_down_drops_and_tells_once() {

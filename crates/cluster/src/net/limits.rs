@@ -2,10 +2,11 @@
 use std::time::Duration;
 
 use straightway_wire::raft::Lane;
-use straightway_wire::{Compression, FEATURE_LZ4, FEATURE_ZSTD};
+use straightway_wire::{Compression, FEATURE_LZ4, FEATURE_ZSTD, LARGE_MESSAGE_THRESHOLD};
 
 use super::gate::Rate;
 use super::queue::QueueLimits;
+use crate::error::ClusterError;
 
 /// Bounds of what a node sends, receives and waits for. The defaults suit a cluster in one place.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,6 +87,16 @@ impl Default for NetLimits {
 }
 
 impl NetLimits {
+    /// Whether others would talk to a node with these.
+    pub(crate) fn check(&self) -> Result<(), ClusterError> {
+        let least = LARGE_MESSAGE_THRESHOLD;
+        if (self.control_message.min(self.append_message) as usize) < least {
+            let what = format!("messages of at most {least} bytes have to be taken on every lane");
+            return Err(ClusterError::Config { what });
+        }
+        Ok(())
+    }
+
     /// What this node says in its hello that it can do.
     pub(crate) fn features(&self) -> u64 {
         match self.compress {

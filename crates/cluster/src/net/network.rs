@@ -140,6 +140,7 @@ impl Network {
         members: &[MemberAddress],
     ) -> Result<Self, ClusterError> {
         let NetConfig { bind, secret, node, limits } = config;
+        limits.check()?;
         let known = Arc::new(Members::default());
         let refusals = Arc::new(Refusals::default());
         let endpoint =

@@ -1,13 +1,12 @@
 //! What is known of a peer, and what connects to it.
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use iroh::endpoint::Connection;
 use parking_lot::{Mutex, RwLock};
 use straightway_wire::raft::Lane;
-use straightway_wire::{Hello, Pending};
+use straightway_wire::{Agreed, Hello, Pending};
 use tokio::sync::{Semaphore, watch};
 
 use super::close::CloseCode;
@@ -46,6 +45,8 @@ pub struct PeerStats {
 struct Inbound {
     boot: u64,
     connections: [Option<Connection>; 3],
+    /// What it said last on each lane.
+    hellos: [Option<Hello>; 3],
 }
 
 /// Where a peer may be.
@@ -79,8 +80,6 @@ pub(crate) struct Peer {
     pub(crate) transfers: Arc<Semaphore>,
     /// Transfers that the peer began.
     pub(crate) served: Arc<Semaphore>,
-    /// What it said last that it can do; nothing while it has not spoken.
-    features: AtomicU64,
     /// Calls that wait for its answer.
     pub(crate) calls: Pending,
     stop: watch::Sender<bool>,
@@ -105,7 +104,6 @@ impl Peer {
             answering: permits(limits.calls_answered),
             transfers: permits(limits.transfers),
             served: permits(limits.transfers),
-            features: AtomicU64::new(0),
             calls: Pending::new(limits.calls_pending),
             stop: watch::Sender::new(false),
         }
@@ -160,9 +158,9 @@ impl Peer {
         &self.control
     }
 
-    /// What the peer can do.
-    pub(crate) fn features(&self) -> u64 {
-        self.features.load(Ordering::Relaxed)
+    /// What the peer and who says `hello` have in common on a lane; nothing while it has not spoken.
+    pub(crate) fn agreed(&self, lane: Lane, hello: &Hello) -> Option<Agreed> {
+        self.inbound.lock().hellos[lane as usize].map(|theirs| hello.agree(&theirs))
     }
 
     /// The bulk connection, if it is there and alive.
@@ -192,9 +190,10 @@ impl Peer {
             if boot > inbound.boot {
                 inbound.boot = boot;
                 inbound.connections.iter_mut().for_each(|old| supersede(old.take()));
+                inbound.hellos = [None; 3];
             }
             supersede(inbound.connections[lane as usize].replace(connection.clone()));
-            self.features.store(hello.features, Ordering::Relaxed);
+            inbound.hellos[lane as usize] = Some(*hello);
             restarted
         };
         if restarted {

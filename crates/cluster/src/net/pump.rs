@@ -4,15 +4,16 @@ use std::time::{Duration, Instant};
 
 use iroh::endpoint::{Connection, ConnectionError, SendStream, WriteError};
 use straightway_wire::raft::Lane;
-use straightway_wire::{QUIC_CUT, Segments, encode_hello};
+use straightway_wire::{QUIC_CUT, Segments, WireError, encode_hello};
 use tokio::sync::watch;
 
 use super::backoff::Backoff;
 use super::close::{CloseCode, Closed};
-use super::encoder::Encoder;
+use super::encoder::{Encoded, Encoder};
 use super::endpoint::{self, NotDialled};
 use super::lane::{OutLane, add};
 use super::peer::Peer;
+use super::queue::Outgoing;
 use super::shared::Shared;
 
 /// A connection that lasted so long was a good one: the next wait is short again.
@@ -160,62 +161,137 @@ pub(crate) async fn dial_with_hello(
     }
 }
 
-/// Writes all that waits at once, and again, until the connection is lost. There is no timer: what comes while a write is under way
-/// makes up the next one.
+/// Writes all that waits at once, and again, until the connection is lost. What comes while a write is under way makes up the
+/// next one. When there is nothing to say for a while, a sign of life asks for an echo.
 async fn pump(
     shared: &Shared,
     peer: &Peer,
     out: &OutLane,
     connection: &Connection,
-    mut stream: SendStream,
+    stream: SendStream,
     redial: &mut watch::Receiver<u64>,
 ) -> Lost {
     let limits = &shared.limits;
-    let mut encoder = Encoder::new(limits.message(out.lane));
-    // Of the messages that are being written, their payloads' lengths.
-    let mut lens = Vec::with_capacity(64);
-    let mut batch = Vec::with_capacity(64);
+    let hello = shared.hello(out.lane);
+    let encoder = Encoder::new(hello.max_message);
+    let mut writer = Writer { out, stream, redial, encoder, sent: Sent::default() };
+    let (mut batch, mut passing) = (Vec::with_capacity(64), Vec::new());
     loop {
         out.drain_into(&mut batch, limits.batch_bytes);
         if batch.is_empty() {
             tokio::select! {
                 () = out.wake.notified() => {}
                 error = connection.closed() => return error.into(),
-                _ = redial.changed() => return Lost::Restarted,
+                _ = writer.redial.changed() => return Lost::Restarted,
+                () = tokio::time::sleep(limits.keep_alive) => {
+                    let id = shared.ids.next_id();
+                    if out.pinged(id)
+                        && writer.encoder.ping(id).is_ok()
+                        && let Err(lost) = writer.write(shared).await
+                    {
+                        return lost;
+                    }
+                }
             }
             continue;
         }
-        if out.lane == Lane::Append {
-            encoder.compress(limits.features() & peer.features());
+        if let Some(agreed) = peer.agreed(out.lane, &hello) {
+            writer.encoder.agree(agreed, out.lane == Lane::Append);
         }
-        lens.clear();
-        for item in batch.drain(..) {
-            match encoder.encode(item) {
-                Ok(len) => lens.push(len),
-                Err(error) => {
-                    add(&out.counters.dropped, 1);
-                    tracing::warn!(%error, lane = ?out.lane, "a message could not be sent");
-                }
-            }
+        let messages = batch.len();
+        if let Err(lost) = writer.send(shared, &mut batch, &mut passing).await {
+            // Some of them may have arrived.
+            add(&out.counters.dropped, messages + passing.len());
+            return lost;
         }
-        let (messages, bytes) = (lens.len(), encoder.segments.len_bytes());
-        tokio::select! {
-            written = stream.write_all_chunks(encoder.segments.finish()) => {
-                if let Err(error) = written {
-                    add(&out.counters.dropped, messages);
-                    return error.into();
-                }
-            }
-            _ = redial.changed() => return Lost::Restarted,
-        }
-        encoder.segments.clear();
-        for len in &lens {
-            shared.wire.sent(*len);
-        }
-        add(&out.counters.sent, messages);
-        add(&out.counters.sent_bytes, bytes);
-        add(&out.counters.batches, 1);
         out.caught_up();
+    }
+}
+
+/// What is counted once it is written.
+#[derive(Default)]
+struct Sent {
+    messages: usize,
+    /// Of each, its payload's length and whether it is in chunks.
+    lens: Vec<(usize, bool)>,
+}
+
+/// A lane's connection, and what is to be written to it.
+struct Writer<'a> {
+    out: &'a OutLane,
+    stream: SendStream,
+    redial: &'a mut watch::Receiver<u64>,
+    encoder: Encoder,
+    sent: Sent,
+}
+
+impl Writer<'_> {
+    /// Sends a batch: in one write, but for long messages. Of those, each chunk is one, and takes along what has come
+    /// meanwhile and need not wait for their end.
+    async fn send(
+        &mut self,
+        shared: &Shared,
+        batch: &mut Vec<Outgoing>,
+        passing: &mut Vec<Outgoing>,
+    ) -> Result<(), Lost> {
+        for item in batch.drain(..) {
+            self.encode(item);
+            while self.next_chunk() {
+                self.write(shared).await?;
+                self.out.drain_passing(passing, shared.limits.batch_bytes);
+                for item in passing.drain(..) {
+                    self.encode(item);
+                }
+            }
+        }
+        self.write(shared).await
+    }
+
+    fn encode(&mut self, item: Outgoing) {
+        // Signs of life are no messages.
+        let echo = matches!(item, Outgoing::Echo(_));
+        match self.encoder.encode(item) {
+            Ok(_) if echo => {}
+            Ok(Encoded { len, streamed }) => {
+                self.sent.messages += 1;
+                self.sent.lens.push((len, streamed));
+            }
+            Err(error) => self.not_sent(&error),
+        }
+    }
+
+    /// Whether another chunk has been put in and is not the last one of its message.
+    fn next_chunk(&mut self) -> bool {
+        self.encoder.next_chunk().unwrap_or_else(|error| {
+            self.not_sent(&error);
+            false
+        })
+    }
+
+    fn not_sent(&self, error: &WireError) {
+        add(&self.out.counters.dropped, 1);
+        tracing::warn!(%error, lane = ?self.out.lane, "a message could not be sent");
+    }
+
+    async fn write(&mut self, shared: &Shared) -> Result<(), Lost> {
+        let (segments, counters) = (&mut self.encoder.segments, &self.out.counters);
+        let bytes = segments.len_bytes();
+        if bytes == 0 {
+            return Ok(());
+        }
+        tokio::select! {
+            written = self.stream.write_all_chunks(segments.finish()) => written?,
+            _ = self.redial.changed() => return Err(Lost::Restarted),
+        }
+        segments.clear();
+        let Sent { messages, lens } = &mut self.sent;
+        for (len, streamed) in lens.drain(..) {
+            shared.wire.sent(len, streamed);
+        }
+        add(&counters.sent, std::mem::take(messages));
+        add(&counters.sent_bytes, bytes);
+        add(&counters.batches, 1);
+        Ok(())
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) enum Outgoing {
     },
     /// What the handler has answered, as frames.
     Frames(Bytes),
+    /// The echo of a sign of life, as a frame. The last one is enough: it takes the place of one that waits.
+    Echo(Bytes),
 }
 
 impl Outgoing {
@@ -40,7 +42,7 @@ impl Outgoing {
             Self::Request { method, payload, .. } => 64 + method.len() + payload.len(),
             Self::Response { reply: RpcReply::Ok(payload), .. } => 64 + payload.len(),
             Self::Response { reply: RpcReply::Err(text), .. } => 64 + text.len(),
-            Self::Frames(frames) => frames.len(),
+            Self::Frames(frames) | Self::Echo(frames) => frames.len(),
         }
     }
 }
@@ -109,6 +111,13 @@ impl Queue {
     /// Puts a message in. A heartbeat takes the place of one that still waits, which says nothing more than it does.
     pub(crate) fn put(&mut self, item: Outgoing) -> Put {
         let Outgoing::Raft(message) = item else {
+            if let Outgoing::Echo(_) = item
+                && let Some((_, older)) =
+                    self.calls.items.iter_mut().find(|(_, item)| matches!(item, Outgoing::Echo(_)))
+            {
+                *older = item;
+                return Put::Replaced;
+            }
             return if self.calls.push(item) { Put::Queued } else { Put::Full };
         };
         if message.get_msg_type() == MessageType::MsgHeartbeat
@@ -128,6 +137,32 @@ impl Queue {
         let mut taken = 0_usize;
         while taken < bytes
             && let Some((weight, item)) = self.raft.pop().or_else(|| self.calls.pop())
+        {
+            taken = taken.saturating_add(weight);
+            batch.push(item);
+        }
+    }
+
+    /// Takes out what may go between the chunks of a long message, up to `bytes`: acknowledgements of entries, whose order
+    /// with entries that this node sends itself does not matter, and all that is not Raft's.
+    pub(crate) fn drain_passing(&mut self, batch: &mut Vec<Outgoing>, bytes: usize) {
+        let mut taken = 0_usize;
+        let mut at = 0;
+        while let Some((weight, item)) = self.raft.items.get(at) {
+            let passes = matches!(item, Outgoing::Raft(message)
+                if message.get_msg_type() == MessageType::MsgAppendResponse);
+            if !passes || taken.saturating_add(*weight) > bytes {
+                at += 1;
+                continue;
+            }
+            if let Some((weight, item)) = self.raft.items.remove(at) {
+                self.raft.bytes -= weight;
+                taken += weight;
+                batch.push(item);
+            }
+        }
+        while taken < bytes
+            && let Some((weight, item)) = self.calls.pop()
         {
             taken = taken.saturating_add(weight);
             batch.push(item);
@@ -227,6 +262,44 @@ mod tests {
         assert_eq!(queue.put(append(1)), Put::Full);
         assert_eq!(queue.clear(), 4);
         assert_eq!((queue.messages(), queue.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn acknowledgements_and_calls_pass_entries_and_entries_pass_nothing() {
+        let mut queue = Queue::new(QueueLimits { messages: 8, bytes: 10_000 });
+        let acknowledgement = |index| {
+            let mut message = Message { index, ..Message::default() };
+            message.set_msg_type(MessageType::MsgAppendResponse);
+            Outgoing::Raft(Box::new(message))
+        };
+        for item in [append(1), acknowledgement(1), append(2), acknowledgement(2), call(3)] {
+            assert_eq!(queue.put(item), Put::Queued);
+        }
+        let mut passing = Vec::new();
+        queue.drain_passing(&mut passing, usize::MAX);
+        let indices: Vec<_> = passing
+            .iter()
+            .map(|item| match item {
+                Outgoing::Raft(message) => message.index,
+                _ => 0,
+            })
+            .collect();
+        assert_eq!(indices, [1, 2, 0], "in order");
+        let rest = drained(&mut queue, usize::MAX);
+        assert!(matches!(rest[..], [Outgoing::Raft(_), Outgoing::Raft(_)]), "{rest:?}");
+        assert_eq!((queue.messages(), queue.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn an_echo_takes_the_place_of_one_that_waits() {
+        let mut queue = Queue::new(LIMITS);
+        assert_eq!(queue.put(call(1)), Put::Queued);
+        assert_eq!(queue.put(Outgoing::Echo(Bytes::from_static(b"1"))), Put::Queued);
+        for _ in 0..1000 {
+            assert_eq!(queue.put(Outgoing::Echo(Bytes::from_static(b"2"))), Put::Replaced);
+        }
+        let batch = drained(&mut queue, usize::MAX);
+        assert!(matches!(&batch[..], [_, Outgoing::Echo(last)] if last == "2"), "{batch:?}");
     }
 
     #[test]

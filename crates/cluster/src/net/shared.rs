@@ -36,7 +36,7 @@ pub enum Inbound {
         lane: Lane,
         /// The message; its entries are slices of the frame.
         message: Box<Message>,
-        /// Bytes of the frame.
+        /// Bytes that its entries keep in memory: the frame's, or more where those are part of something larger.
         frame_bytes: usize,
         /// The peer's share of memory; given back when this is dropped.
         held: Held,
@@ -172,6 +172,9 @@ impl Shared {
     pub(crate) fn send(&self, peer: &Peer, lane: Lane, item: Outgoing) -> bool {
         let Some(out) = peer.out(lane) else { return false };
         let queued = out.put(item);
+        if !queued {
+            self.wire.dropped();
+        }
         if !queued && out.tell_once() {
             self.tell(peer.id, |news| news.unreachable = true);
         }

@@ -26,9 +26,11 @@ pub(super) async fn receive(shared: Weak<Shared>, mut inbound: mpsc::Receiver<In
         match what {
             Inbound::Raft { peer, lane, mut message, frame_bytes, held } => {
                 shared.estranged.heard(peer);
-                detach(message.mut_entries(), frame_bytes);
+                let copied = detach(message.mut_entries(), frame_bytes);
+                // What has memory of its own keeps nothing of the frame.
+                let bytes = if copied > 0 { copied } else { frame_bytes };
                 let mut arrived = Arrived::Raft { lane, message, held };
-                while let Err(back) = shared.letterbox.arrived(arrived, frame_bytes) {
+                while let Err(back) = shared.letterbox.arrived(arrived, bytes) {
                     arrived = back;
                     tokio::time::sleep(FULL_PAUSE).await;
                 }

@@ -9,7 +9,8 @@ use straightway_cluster::net::{CloseCode, Inbound, Lane, MemberAddress, NetLimit
 use straightway_cluster::{NodeKey, StorageId};
 use straightway_wire::raft::serialize_raft_message_fast;
 use straightway_wire::{
-    Hello, MessageHeader, MessageType as Kind, Segments, encode_frame, encode_hello,
+    Compressed, Compression, Hello, MessageHeader, MessageType as Kind, Segments, encode_frame,
+    encode_hello,
 };
 
 use crate::support::{CLUSTER, Node, Start, append, cluster, loopback, message, soon, until};
@@ -177,11 +178,18 @@ async fn a_frame_that_lies_closes_its_connection_and_no_other() {
     let len = long.encode(&mut header);
     let mut damaged = frame(Kind::RaftMessage, b"payload");
     damaged[20] ^= 1;
-    let cases: [(&str, &[u8], Refusal); 8] = [
+    let how = Compressed { codec: Compression::Lz4, uncompressed_len: 1000 };
+    let compressed =
+        MessageHeader { compressed: Some(how), ..MessageHeader::new(Kind::RaftMessage) };
+    let mut out = Segments::default();
+    encode_frame(&mut out, &compressed, Bytes::from_static(&[0; 9])).expect("encoded");
+    let compressed = out.finish().concat();
+    let cases: [(&str, &[u8], Refusal); 9] = [
         ("no frame at all", b"GET / HTTP/1.1\r\n\r\n", Refusal::Frame),
         ("a header that is too short", &[0x53, 3, 0, 0], Refusal::Frame),
         ("a length over the limit", &header[..len], Refusal::Frame),
         ("a damaged payload", &damaged, Refusal::Frame),
+        ("a compression that nobody agreed on", &compressed, Refusal::Frame),
         ("no Raft message", &frame(Kind::RaftMessage, &[0xff; 9]), Refusal::RaftMessage),
         ("a sender that it is not", &forged, Refusal::RaftMessage),
         ("entries on the control lane", &misplaced, Refusal::RaftMessage),

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use raft::prelude::MessageType;
 use straightway_cluster::ClusterError;
 use straightway_cluster::net::{
-    Compression, Inbound, Lane, MAX_CALL_BYTES, NetLimits, PeerStats, QueueLimits,
+    Compression, Inbound, Lane, MAX_CALL_BYTES, NetLimits, Network, PeerStats, QueueLimits,
 };
 
 use crate::support::{LONG, Node, Start, append, cluster, message, soon, until};
@@ -77,6 +77,47 @@ async fn entries_are_compressed_where_both_sides_have_said_so() {
     nodes[1].network.send_raft(1, Lane::Append, append(2, 1, 300_000, 9));
     assert_eq!(nodes[0].message().await, (2, append(2, 1, 300_000, 9)));
     assert!(stats(&nodes[0], 2).append.received_bytes < 3000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_lanes_give_signs_of_life_that_are_answered() {
+    let limits = NetLimits { keep_alive: Duration::from_millis(50), ..Start::new(1).limits };
+    let start = |id| Start { limits: limits.clone(), ..Start::new(id) };
+    let nodes = cluster([start(1), start(2)]).await;
+    for (at, peer) in [(0, 2), (1, 1)] {
+        until("echoes on both lanes", || {
+            let stats = stats(&nodes[at], peer);
+            stats.control.round_trip.is_some() && stats.append.round_trip.is_some()
+        })
+        .await;
+        let stats = stats(&nodes[at], peer);
+        assert_eq!((stats.control.sent, stats.control.received), (0, 0), "they are no messages");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_peer_does_not_take_is_not_sent() {
+    let start = |id, append_message| {
+        let mut start = Start::new(id);
+        start.limits.append_message = append_message;
+        start
+    };
+    let mut nodes = cluster([start(1, 4 << 20), start(2, 1 << 20)]).await;
+    until("its hello", || stats(&nodes[0], 2).inbound[1]).await;
+    let network = nodes[0].network.clone();
+    let before = stats(&nodes[0], 2).append;
+    network.send_raft(2, Lane::Append, append(1, 2, 2 << 20, 1));
+    network.send_raft(2, Lane::Append, append(1, 2, 500_000, 2));
+    assert_eq!(nodes[1].message().await.1, append(1, 2, 500_000, 2));
+    let after = stats(&nodes[0], 2).append;
+    assert_eq!(after.dropped, before.dropped + 1, "{after:?}");
+    assert_eq!(after.connections, before.connections, "{after:?}");
+
+    let small = start(3, 1 << 10);
+    let (sender, _inbound) = tokio::sync::mpsc::channel(1);
+    let (handlers, config, _) = small.parts();
+    let refused = Network::start(config, sender, handlers, &[]).await;
+    assert!(matches!(refused, Err(ClusterError::Config { .. })), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -263,8 +304,9 @@ fn a_peer_that_was_killed_and_started_again_is_back_at_once() {
     second.network.set_members(&members);
     ours.block_on(first.event("a report", |event| matches!(event, Inbound::Unreachable { .. })));
     ours.block_on(first.event("a connection", |event| matches!(event, Inbound::Reachable { .. })));
+    // The old connection may be lost, and another one made, before the new start has said hello.
+    ours.block_on(until("its hello", || stats(&first, 2).boot == 2));
     ours.block_on(first.connected(2));
-    assert_eq!(stats(&first, 2).boot, 2);
     first.network.send_raft(2, Lane::Control, message(MessageType::MsgHeartbeat, 1, 2));
     assert_eq!(again.block_on(second.message()).0, 1);
     let key = || (first.network.exporter_key(2), second.network.exporter_key(1));

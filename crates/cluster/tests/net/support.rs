@@ -174,14 +174,21 @@ impl Start {
     pub(crate) async fn start(self) -> Node {
         let (sender, inbound) = mpsc::channel(self.unread);
         let (answers, door) = (Arc::new(Answers::default()), Arc::new(Door::default()));
-        let (service, join) = (Arc::clone(&answers), Arc::clone(&door));
+        let id = self.id;
+        let (mut handlers, config, known) = self.parts();
+        (handlers.service, handlers.join) =
+            (Arc::<Answers>::clone(&answers), Arc::<Door>::clone(&door));
+        let network = Network::start(config, sender, handlers, &known).await.expect("started");
+        Node { id, network, inbound, answers, door }
+    }
+
+    /// What a network is started with; it answers nobody that is looked at.
+    pub(crate) fn parts(self) -> (Handlers, NetConfig, Vec<MemberAddress>) {
         let node = self.node();
+        let (service, join) = (Arc::new(Answers::default()), Arc::new(Door::default()));
         let handlers = Handlers { service, bulk: self.bulk, join };
-        let config =
-            NetConfig { limits: self.limits, ..NetConfig::new(self.bind, self.secret, node) };
-        let network = Network::start(config, sender, handlers, &self.known).await;
-        let network = network.expect("started");
-        Node { id: self.id, network, inbound, answers, door }
+        let config = NetConfig::new(self.bind, self.secret, node);
+        (handlers, NetConfig { limits: self.limits, ..config }, self.known)
     }
 }
 

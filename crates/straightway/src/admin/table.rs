@@ -202,7 +202,7 @@ pub const CLUSTER: &[Stat<Metrics>] = stats! {
     Counter wire_allocations_avoided "" "Payloads that are slices of what was read: an allocation and a copy less each." |s| s.wire.allocations_avoided;
     Counter wire_gathered "" "Payloads and chunks that had to be copied together on arrival." |s| s.wire.gathered;
     Counter wire_gathered_bytes "bytes" "Bytes copied for that." |s| s.wire.gathered_bytes;
-    Counter wire_dropped "" "Messages from other members that found no room." |s| s.wire.dropped;
+    Counter wire_dropped "" "Messages to other members that were dropped: the queue was full, or the member away." |s| s.wire.dropped;
     Counter wire_refused "" "Messages from other members that were refused for what they say." |s| s.wire.refused;
 };
 

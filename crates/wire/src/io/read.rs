@@ -4,7 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::{IoConfig, within};
+use super::{IoConfig, within, within_counted};
 use crate::error::WireError;
 use crate::frame::{check_len, verify};
 use crate::gather::Gather;
@@ -36,18 +36,23 @@ pub async fn read_message_with<R: AsyncRead + Unpin>(
     let header = read_header(stream, config, config.idle).await?;
     let Some(first) = header.stream else {
         let mut gather = Gather::new(header.payload_len as usize);
-        read_payload(stream, config, &mut gather, header.payload_len as usize).await?;
+        let len = header.payload_len as usize;
+        let mut left = config.patience(len);
+        read_payload(stream, config, &mut gather, len, &mut left).await?;
         let payload = gather.finish();
         verify(&header, &payload)?;
         return Ok((header, payload));
     };
     let mut assembler = Assembler::new(config.limits);
     let (mut header, mut part) = (header, first);
+    let total = if let StreamRole::Begin { total, .. } = part.role { total as usize } else { 0 };
+    let mut left = config.patience(total);
     loop {
         if part.role == StreamRole::Chunk {
             let len = header.payload_len as usize;
             let from = assembler.chunk(part, len)?;
-            read_payload(stream, config, assembler.gather(part.id)?, len).await?;
+            let place = assembler.gather(part.id)?;
+            read_payload(stream, config, place, len, &mut left).await?;
             assembler.verify(&header, part.id, from)?;
         } else if let Some(message) = assembler.turn(&header, part)? {
             return Ok((message.header, message.payload));
@@ -88,19 +93,24 @@ async fn read_header<R: AsyncRead + Unpin>(
     Ok(header)
 }
 
+/// `left`: how long the message may still be waited for.
 async fn read_payload<R: AsyncRead + Unpin>(
     stream: &mut R,
     config: &IoConfig,
     gather: &mut Gather,
     len: usize,
+    left: &mut Duration,
 ) -> Result<(), WireError> {
     const STEP: &str = "reading a payload";
     let end = gather.len() + len;
     while gather.len() < end {
         let mut room = gather.spare((end - gather.len()).min(CHUNK_BYTES));
-        if within(Some(config.timeout), STEP, stream.read_buf(&mut room)).await? == 0 {
+        let (wait, mut waiting) = (config.timeout.min(*left), None);
+        let read = stream.read_buf(&mut room);
+        if within_counted(Some(wait), STEP, read, &mut waiting).await? == 0 {
             return Err(WireError::Closed { step: STEP });
         }
+        *left = left.saturating_sub(waiting.map_or(Duration::ZERO, |since| since.elapsed()));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 use std::io::{self, IoSlice};
 use std::time::Duration;
 
-use straightway_buffer::packet::take_buffer;
+use straightway_buffer::packet::{PacketBuffer, take_buffer};
 use straightway_buffer::{Reason, count_copied};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
@@ -12,13 +12,14 @@ use crate::error::WireError;
 use crate::frame::payload_len;
 use crate::header::{MessageHeader, RequestId};
 use crate::kind::MessageType;
-use crate::limits::{CHUNK_BYTES, LARGE_MESSAGE_THRESHOLD, MAX_HEADER_SIZE};
+use crate::limits::{CHUNK_BYTES, MAX_HEADER_SIZE, should_stream};
 use crate::message::ZeroCopyMessage;
-use crate::segments::{CUT, Segments};
+use crate::segments::Segments;
 use crate::stream::Heads;
 
-/// Slices that are handed to the system at once.
-const SLICES: usize = 64;
+/// Where a stream takes one slice at a time, shorter ones are copied together up to this.
+const JOIN: usize = 16 << 10;
+const STEP: &str = "writing a message";
 
 /// Writes a message: one write if it is small, otherwise chunk by chunk; its payload as it is, not copied.
 ///
@@ -41,10 +42,10 @@ pub async fn write_payload<W: AsyncWrite + Unpin>(
     payload: &[u8],
     timeout: Duration,
 ) -> Result<(), WireError> {
-    if payload.len() <= LARGE_MESSAGE_THRESHOLD {
+    if !should_stream(payload.len()) {
         let mut head = Head::default();
         head.add(header, payload)?;
-        return write_all(stream, &[head.bytes(), payload], timeout).await;
+        return write_all(stream, [head.bytes(), payload].map(IoSlice::new), timeout).await;
     }
     let mut heads = Heads::new(header, 0)?;
     let mut head = Head::default();
@@ -56,7 +57,8 @@ pub async fn write_payload<W: AsyncWrite + Unpin>(
         if index + 1 == chunks {
             tail.add(heads.end(false), &[])?;
         }
-        write_all(stream, &[head.bytes(), chunk, tail.bytes()], timeout).await?;
+        let parts = [head.bytes(), chunk, tail.bytes()].map(IoSlice::new);
+        write_all(stream, parts, timeout).await?;
         head = Head::default();
     }
     Ok(())
@@ -71,19 +73,29 @@ pub async fn write_segments<W: AsyncWrite + Unpin>(
     out: &mut Segments,
     timeout: Duration,
 ) -> Result<(), WireError> {
-    let mut outcome = Ok(());
-    for parts in out.finish().chunks(SLICES) {
-        let mut slices = [&[][..]; SLICES];
-        for (slice, part) in slices.iter_mut().zip(parts) {
-            *slice = part;
-        }
-        outcome = write_all(stream, &slices[..parts.len()], timeout).await;
-        if outcome.is_err() {
-            break;
-        }
-    }
+    let written = write_parts(stream, out, timeout).await;
     out.clear();
-    outcome
+    written
+}
+
+async fn write_parts<W: AsyncWrite + Unpin>(
+    stream: &mut W,
+    out: &Segments,
+    timeout: Duration,
+) -> Result<(), WireError> {
+    if let Some(mut left) = out.only_part() {
+        if left.is_empty() {
+            return Ok(());
+        }
+        while !left.is_empty() {
+            let written = within(Some(timeout), STEP, stream.write(left)).await?;
+            left = left.get(written..).filter(|_| written > 0).ok_or_else(nothing_taken)?;
+        }
+        return within(Some(timeout), STEP, stream.flush()).await;
+    }
+    let mut slices = Vec::with_capacity(out.most_slices());
+    slices.extend(out.io_slices());
+    write_all(stream, slices, timeout).await
 }
 
 /// The form before there were chunks by reference: the payload is borrowed, the rest is [`write_message_zero_copy`].
@@ -116,10 +128,9 @@ impl Head {
     fn add(&mut self, mut header: MessageHeader, payload: &[u8]) -> Result<(), WireError> {
         header.payload_len = payload_len(payload.len())?;
         header.payload_crc = header.payload_crc.map(|_| crc32c(payload));
-        let mut bytes = [0; MAX_HEADER_SIZE];
-        let len = header.encode(&mut bytes);
-        self.bytes[self.len..self.len + len].copy_from_slice(&bytes[..len]);
-        self.len += len;
+        if let Some(place) = self.bytes[self.len..].first_chunk_mut() {
+            self.len += header.encode(place);
+        }
         Ok(())
     }
 
@@ -128,37 +139,57 @@ impl Head {
     }
 }
 
-/// Writes parts in one call, if the stream takes them so.
-async fn write_all<W: AsyncWrite + Unpin>(
+/// Writes parts in as few calls as the stream takes them in. Each has the whole time: what goes on is not too slow.
+async fn write_all<'a, W: AsyncWrite + Unpin>(
     stream: &mut W,
-    parts: &[&[u8]],
+    mut slices: impl AsMut<[IoSlice<'a>]>,
     timeout: Duration,
 ) -> Result<(), WireError> {
-    let len: usize = parts.iter().map(|part| part.len()).sum();
-    let write = async {
-        if !stream.is_write_vectored() && len <= MAX_HEADER_SIZE + CUT {
-            let mut whole = take_buffer(len);
-            for part in parts {
-                whole.extend_from_slice(part);
+    let mut left = slices.as_mut();
+    // Takes away what is empty at the beginning.
+    IoSlice::advance_slices(&mut left, 0);
+    while !left.is_empty() {
+        let written = match &*left {
+            [one] => within(Some(timeout), STEP, stream.write(one)).await?,
+            many if stream.is_write_vectored() => {
+                within(Some(timeout), STEP, stream.write_vectored(many)).await?
             }
-            count_copied(len, Reason::Gather);
-            stream.write_all(&whole).await?;
-            return stream.flush().await;
-        }
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        for (slice, part) in slices.iter_mut().zip(parts) {
-            *slice = IoSlice::new(part);
-        }
-        let mut left = &mut slices[..parts.len().min(SLICES)];
-        // Takes away what is empty at the beginning.
-        IoSlice::advance_slices(&mut left, 0);
-        while !left.is_empty() {
-            match stream.write_vectored(left).await? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                written => IoSlice::advance_slices(&mut left, written),
+            [first, ..] if first.len() >= JOIN => {
+                within(Some(timeout), STEP, stream.write(first)).await?
             }
+            many => {
+                let whole = joined(many);
+                let mut rest = &whole[..];
+                while !rest.is_empty() {
+                    match within(Some(timeout), STEP, stream.write(rest)).await? {
+                        0 => break,
+                        written => rest = &rest[written..],
+                    }
+                }
+                whole.len() - rest.len()
+            }
+        };
+        if written == 0 {
+            return Err(nothing_taken());
         }
-        stream.flush().await
-    };
-    within(Some(timeout), "writing a message", write).await
+        IoSlice::advance_slices(&mut left, written);
+    }
+    within(Some(timeout), STEP, stream.flush()).await
+}
+
+fn nothing_taken() -> WireError {
+    WireError::io(STEP)(io::ErrorKind::WriteZero.into())
+}
+
+/// As many of these as fit together, the first at least.
+fn joined(parts: &[IoSlice<'_>]) -> PacketBuffer {
+    let mut whole = take_buffer(JOIN);
+    for part in parts {
+        if whole.len() + part.len() > JOIN {
+            break;
+        }
+        whole.extend_from_slice(part);
+    }
+    count_copied(whole.len(), Reason::Gather);
+    whole
 }

@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use raft::prelude::{
-    ConfChange, ConfChangeSingle, ConfChangeV2, ConfState, Entry, HardState, Message, Snapshot,
-    SnapshotMetadata,
+    ConfChange, ConfChangeSingle, ConfChangeV2, ConfState, Entry, HardState, Message, MessageType,
+    Snapshot, SnapshotMetadata,
 };
 use straightway_buffer::{Reason, count_copied};
 
@@ -15,6 +15,9 @@ use super::kinds::{change_type, entry_type, message_type, transition};
 use super::proto::{Fault, Reader};
 use super::{MAX_CHANGES, MAX_ENTRIES, MAX_MEMBERS};
 use crate::error::WireError;
+
+/// Entries that memory is made for before they are seen.
+const FEW_ENTRIES: usize = 256;
 
 mod sealed {
     pub trait Sealed {}
@@ -77,6 +80,24 @@ borrowed!(&[u8; N], N);
 #[expect(clippy::needless_pass_by_value, reason = "a buffer, or a reference to one")]
 pub fn deserialize_raft_message_fast(data: impl IntoWireBytes) -> Result<Message, WireError> {
     from_bytes(&data, "a Raft message")
+}
+
+/// Bytes of memory that the message in these bytes will take: its own, which entries share, and the list of entries. Read
+/// quickly and without an opinion; what is no message is refused when it is decoded.
+pub fn memory_of(payload: &[u8]) -> usize {
+    let (mut reader, mut entries) = (Reader::new(payload), 0_usize);
+    while let Ok(tag) = reader.tag() {
+        let passed = match tag & 7 {
+            0 => reader.varint().map(drop),
+            2 => reader.nested().map(drop),
+            _ => break,
+        };
+        if passed.is_err() {
+            break;
+        }
+        entries += usize::from(tag == 0x3a);
+    }
+    payload.len() + entries.min(MAX_ENTRIES) * size_of::<Entry>()
 }
 
 /// Any value, which is called `what` if it is none.
@@ -154,17 +175,25 @@ impl Take for Message {
                 0x28 => message.log_term = reader.varint()?,
                 0x30 => message.index = reader.varint()?,
                 0x3a => {
+                    let inside = reader.nested()?;
                     if entries.is_empty() {
-                        // As many as are there, each with its bytes: nothing for a length that is only declared.
-                        entries.reserve_exact(reader.run(0x3a).min(MAX_ENTRIES));
+                        // As many as there will be if all are as long, within reason: a short first one proves nothing.
+                        let more = reader.len() / (inside.len() + 2);
+                        entries.reserve_exact((1 + more).min(FEW_ENTRIES));
                     }
                     if entries.len() == MAX_ENTRIES {
                         return Err(Fault::TooManyEntries);
                     }
-                    let inside = reader.nested()?;
+                    // A list that takes many times the memory of its bytes is nobody's.
+                    if entries.len() == 1 && message.msg_type != MessageType::MsgAppend {
+                        return Err(Fault::Entries);
+                    }
                     entries.push(Entry::default());
                     if let Some(entry) = entries.last_mut() {
                         entry.take(inside, source)?;
+                        if entry.index == 0 && entry.term == 0 && entry.data.is_empty() {
+                            return Err(Fault::EmptyEntry);
+                        }
                     }
                 }
                 0x40 => message.commit = reader.varint()?,

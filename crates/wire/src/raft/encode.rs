@@ -8,7 +8,11 @@ use straightway_buffer::{Reason, count_copied};
 
 use super::proto::{Out, bytes_len, nested_len, uint_len, varint_len};
 use crate::error::WireError;
+use crate::frame::{begin_frame, end_frame};
+use crate::header::MessageHeader;
+use crate::limits::should_stream;
 use crate::segments::Segments;
+use crate::stream::ChunkWriter;
 
 /// Longest message that the format allows.
 const MAX_ENCODED: usize = i32::MAX as usize;
@@ -105,7 +109,7 @@ pub fn encoded_len(message: &Message) -> usize {
 pub fn serialize_raft_message_fast(message: &Message) -> Result<Bytes, WireError> {
     let mut buffer = Vec::with_capacity(checked(message.wire_len())?);
     put(message, &mut Whole(&mut buffer));
-    count_copied(Most::of(message).payloads, Reason::Gather);
+    count_gathered(Most::of(message).payloads);
     Ok(Bytes::from(buffer))
 }
 
@@ -120,7 +124,7 @@ pub fn serialize_raft_message_into(
         buffer.make_room(len);
     }
     put(message, &mut Whole(buffer));
-    count_copied(most.payloads, Reason::Gather);
+    count_gathered(most.payloads);
     Ok(())
 }
 
@@ -147,12 +151,53 @@ pub fn serialize_raft_message_vectored<S: Sink + ?Sized>(
     Ok(())
 }
 
+/// Writes `message` as a frame; what is to be chunked comes back as a writer, its payloads by reference. `stream` is as for
+/// [`encode_message`](crate::encode_message).
+///
+/// # Errors
+/// [`WireError::TooLarge`], also for a message of more than `most` bytes: nothing of it is written.
+pub fn encode_raft_message(
+    out: &mut Segments,
+    header: &MessageHeader,
+    message: &Message,
+    most: usize,
+    stream: u32,
+) -> Result<Option<ChunkWriter>, WireError> {
+    let bound = Most::of(message).len();
+    // How much it is exactly is only asked when that matters.
+    if bound > most || should_stream(bound) {
+        let len = message.wire_len();
+        if len > most {
+            let (len, limit) = (len as u64, most as u64);
+            return Err(WireError::TooLarge { what: "a Raft message", len, limit });
+        }
+        checked(len)?;
+        if should_stream(len) {
+            let mut whole = Segments::new(out.cut());
+            whole.reserve_parts(message.entries.len());
+            put(message, &mut whole);
+            return ChunkWriter::of_segments(*header, whole, stream).map(Some);
+        }
+    }
+    let frame = begin_frame(out, header);
+    put(message, out);
+    end_frame(out, frame)?;
+    Ok(None)
+}
+
 fn checked(len: usize) -> Result<usize, WireError> {
     if len > MAX_ENCODED {
         let limit = MAX_ENCODED as u64;
         return Err(WireError::TooLarge { what: "a Raft message", len: len as u64, limit });
     }
     Ok(len)
+}
+
+/// Heartbeats have nothing to count.
+fn count_gathered(len: usize) {
+    if len > 0 {
+        count_copied(len, Reason::Gather);
+    }
 }
 
 /// A little more than a message takes: found faster than how much it is.

@@ -16,10 +16,10 @@ use raft::prelude::{
     ConfChange, ConfChangeSingle, ConfChangeV2, ConfState, Entry, EntryType, HardState, Snapshot,
 };
 
-pub use decode::{IntoWireBytes, deserialize_raft_message_fast};
+pub use decode::{IntoWireBytes, deserialize_raft_message_fast, memory_of};
 pub use encode::{
-    Sink, WireBuffer, encoded_len, serialize_raft_message_fast, serialize_raft_message_into,
-    serialize_raft_message_vectored,
+    Sink, WireBuffer, encode_raft_message, encoded_len, serialize_raft_message_fast,
+    serialize_raft_message_into, serialize_raft_message_vectored,
 };
 pub use facts::{Facts, Lane, Refusal, Severity, lane_of};
 pub use validate::validate;

@@ -23,6 +23,8 @@ pub(super) enum Fault {
     Enum,
     Twice,
     TooManyEntries,
+    EmptyEntry,
+    Entries,
     TooManyMembers,
     TooManyChanges,
 }
@@ -38,6 +40,8 @@ impl Fault {
             Self::Enum => "an enumeration has a value that is not known here; update this side",
             Self::Twice => "a field that may be there once is there twice",
             Self::TooManyEntries => "more entries than a message may hold",
+            Self::EmptyEntry => "an entry says nothing",
+            Self::Entries => "a message of this type holds more than one entry",
             Self::TooManyMembers => "more members than a configuration may hold",
             Self::TooManyChanges => "more changes than one step may hold",
         }
@@ -277,19 +281,6 @@ impl<'a> Reader<'a> {
         let (inside, rest) = self.rest.split_at_checked(len).ok_or(Fault::Truncated)?;
         self.rest = rest;
         Ok(Reader { rest: inside, after: self.after + rest.len() })
-    }
-
-    /// How many fields with this one-byte tag, behind lengths, follow one another here; the first tag has been read.
-    pub(super) fn run(mut self, tag: u8) -> usize {
-        let mut count = 0;
-        while self.nested().is_ok() {
-            count += 1;
-            match self.rest {
-                [next, rest @ ..] if *next == tag => self.rest = rest,
-                _ => break,
-            }
-        }
-        count
     }
 
     /// Steps over a field whose number, of those up to `known`, means nothing here.

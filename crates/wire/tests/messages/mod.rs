@@ -43,7 +43,8 @@ pub(crate) fn entry() -> impl Strategy<Value = Entry> {
     parts.prop_map(|(entry_type, term, index, data, context, sync_log)| Entry {
         entry_type: ENTRY_TYPES[entry_type],
         term,
-        index,
+        // One that says nothing is refused.
+        index: index.max(1),
         data,
         context,
         sync_log,
@@ -84,7 +85,10 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
     let numbers = prop::array::uniform10(number());
     let rest = (any::<i64>(), 0..64_u32, any::<bool>(), bytes(40));
     (0..TYPES.len(), numbers, rest, vec(entry(), 0..6), prop::option::of(snapshot())).prop_map(
-        |(msg_type, numbers, (priority, shift, reject, context), entries, snapshot)| {
+        |(msg_type, numbers, (priority, shift, reject, context), mut entries, snapshot)| {
+            if TYPES[msg_type] != MessageType::MsgAppend {
+                entries.truncate(1);
+            }
             let [to, from, term, log_term, index, commit, commit_term, hint, old, request] =
                 numbers;
             let mut message = Message {
