@@ -70,8 +70,6 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Box<dyn ObjectSink>, StoreError>>;
     /// Forgets; what is not there is no error.
     fn forget(&self, ids: Vec<ObjectId>) -> BoxFuture<'_, ()>;
-    /// Whether `id` is stored whole. May be answered from memory; a `true` may be out of date by the time it is used.
-    fn holds(&self, id: ObjectId) -> BoxFuture<'_, bool>;
 }
 
 /// An object that is open for reading.

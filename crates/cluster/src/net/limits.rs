@@ -40,7 +40,7 @@ pub struct NetLimits {
     pub calls_answered: usize,
     /// Calls that wait for one peer's answer.
     pub calls_pending: usize,
-    /// Transfers of one peer in each direction.
+    /// Transfers of one peer in each direction, of each [sort](super::TransferSort) but snapshots, of which there is one.
     pub transfers: usize,
     /// Handshakes under way, in all.
     pub half_open: usize,
@@ -86,6 +86,11 @@ impl Default for NetLimits {
 }
 
 impl NetLimits {
+    /// Transfers of one peer in each direction, of all sorts together.
+    pub(crate) fn streams(&self) -> usize {
+        self.transfers.saturating_mul(2).saturating_add(1)
+    }
+
     /// What this node says in its hello that it can do.
     pub(crate) fn features(&self) -> u64 {
         match self.compress {

@@ -40,7 +40,7 @@ use tokio::sync::watch;
 
 pub use apply::Observer;
 pub use config::{ClusterConfig, Start};
-pub use fetch::Fetched;
+pub use fetch::{Arriving, Fetched};
 pub use metrics::{Metrics, PeerMetrics};
 pub use objects::PutOutcome;
 pub use permit::Consistency;
@@ -90,6 +90,8 @@ pub(crate) struct Shared {
     holdings: Holdings,
     fetches: Fetches,
     estranged: Estranged,
+    /// What transfers run on: not the thread of whoever asks for one.
+    runtime: tokio::runtime::Handle,
     /// Why the node has stopped, once it has.
     failed: watch::Sender<Option<String>>,
     threads: Mutex<Option<stop::Threads>>,

@@ -217,7 +217,7 @@ impl Shared {
         info: &ObjectInfo,
     ) -> Result<(), ClusterError> {
         let reader = self.store.open(object).await?.ok_or_else(gone)?;
-        let mut source = ReaderSource::new(Arc::from(reader), 0);
+        let mut source = ReaderSource::new(Arc::from(reader));
         self.transfers.push(peer, object, info, &mut source).await?;
         Ok(())
     }

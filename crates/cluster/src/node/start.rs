@@ -280,6 +280,7 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
         holdings,
         fetches: Fetches::default(),
         estranged: Estranged::default(),
+        runtime: tokio::runtime::Handle::current(),
         failed: watch::Sender::new(None),
         threads: Mutex::new(None),
         _identity: identity,

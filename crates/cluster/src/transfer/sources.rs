@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use straightway_wire::CHUNK_BYTES;
-use tokio::sync::mpsc;
 
 use crate::store::{BoxFuture, ObjectReader, StoreError};
 
@@ -29,6 +28,7 @@ pub trait ChunkSource: Send {
 pub struct ReaderSource {
     reader: Arc<dyn ObjectReader>,
     offset: u64,
+    end: u64,
     whole: bool,
 }
 
@@ -39,16 +39,26 @@ impl fmt::Debug for ReaderSource {
 }
 
 impl ReaderSource {
-    /// From `offset` on.
-    pub fn new(reader: Arc<dyn ObjectReader>, offset: u64) -> Self {
-        Self { reader, offset, whole: offset == 0 }
+    /// All of it.
+    pub fn new(reader: Arc<dyn ObjectReader>) -> Self {
+        Self::part(reader, 0, None)
+    }
+
+    /// From `offset` on, at most `len` bytes.
+    pub fn part(reader: Arc<dyn ObjectReader>, offset: u64, len: Option<u64>) -> Self {
+        let end = len.map_or(u64::MAX, |len| offset.saturating_add(len));
+        Self { reader, offset, end, whole: offset == 0 && len.is_none() }
     }
 }
 
 impl ChunkSource for ReaderSource {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, StoreError>> {
         Box::pin(async {
-            let chunk = self.reader.read(self.offset, CHUNK_BYTES).await?;
+            let left = usize::try_from(self.end.saturating_sub(self.offset)).unwrap_or(CHUNK_BYTES);
+            if left == 0 {
+                return Ok(None);
+            }
+            let chunk = self.reader.read(self.offset, left.min(CHUNK_BYTES)).await?;
             self.offset = self.offset.saturating_add(chunk.len() as u64);
             Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
         })
@@ -60,45 +70,5 @@ impl ChunkSource for ReaderSource {
 
     fn digest(&self) -> Option<[u8; 32]> {
         self.reader.info().digest.filter(|_| self.whole)
-    }
-}
-
-/// Bytes that are sent as they come in: what is read from a client goes to other members at the same time. A sender that is dropped
-/// before [`ChannelSource::END`] was sent has given up.
-#[derive(Debug)]
-pub struct ChannelSource {
-    chunks: mpsc::Receiver<Result<Bytes, StoreError>>,
-    ended: bool,
-}
-
-impl ChannelSource {
-    /// What is sent last: no bytes.
-    pub const END: Bytes = Bytes::new();
-
-    /// From this channel.
-    pub fn new(chunks: mpsc::Receiver<Result<Bytes, StoreError>>) -> Self {
-        Self { chunks, ended: false }
-    }
-}
-
-impl ChunkSource for ChannelSource {
-    fn next(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, StoreError>> {
-        Box::pin(async {
-            if self.ended {
-                return Ok(None);
-            }
-            match self.chunks.recv().await {
-                Some(Ok(chunk)) if chunk.is_empty() => {
-                    self.ended = true;
-                    Ok(None)
-                }
-                Some(Ok(chunk)) => Ok(Some(chunk)),
-                Some(Err(error)) => Err(error),
-                None => Err(StoreError::Failed {
-                    what: "reading what is to be stored",
-                    source: "it ended too early".into(),
-                }),
-            }
-        })
     }
 }

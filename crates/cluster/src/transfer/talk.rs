@@ -3,6 +3,7 @@ use bytes::Bytes;
 use rkyv::rancor::Failure;
 use straightway_wire::{MessageHeader, MessageType, Segments, encode_frame};
 
+use super::SnapshotMark;
 use crate::error::ClusterError;
 use crate::ids::ObjectId;
 use crate::store::{ObjectInfo, StoreError};
@@ -17,11 +18,9 @@ const MAX_WORDS: usize = 512;
 pub(crate) enum Opening {
     /// To send an object.
     Push { id: [u8; 16], info: Info },
-    /// To fetch one, from an offset on.
-    Pull { id: [u8; 16], offset: u64 },
-    /// To send a snapshot.
-    PushSnapshot { mark: Mark },
-    /// To fetch one; 0: the newest.
+    /// To fetch one, from an offset on: so many bytes at most.
+    Pull { id: [u8; 16], offset: u64, len: Option<u64> },
+    /// To fetch a snapshot; 0: the newest.
     PullSnapshot { index: u64 },
 }
 
@@ -33,7 +32,7 @@ pub(crate) enum Answer {
     /// The object follows.
     Found { info: Info },
     /// The snapshot follows.
-    FoundSnapshot { mark: Mark },
+    FoundSnapshot { mark: SnapshotMark },
     /// It is not here.
     Missing,
     /// There is no room.
@@ -51,14 +50,6 @@ pub(crate) struct Trailer {
     pub(crate) len: u64,
     /// Their SHA-256; of a part of an object none is known.
     pub(crate) digest: Option<[u8; 32]>,
-}
-
-/// A snapshot's place in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub(crate) struct Mark {
-    pub(crate) index: u64,
-    pub(crate) term: u64,
-    pub(crate) len: Option<u64>,
 }
 
 /// [`ObjectInfo`] on the wire.
@@ -192,11 +183,10 @@ mod tests {
 
     #[test]
     fn what_is_said_is_understood() {
-        let mark = Mark { index: 3, term: 2, len: None };
+        let mark = SnapshotMark { index: 3, term: 2, len: None };
         for opening in [
             Opening::Push { id: [1; 16], info: info() },
-            Opening::Pull { id: [2; 16], offset: 77 },
-            Opening::PushSnapshot { mark },
+            Opening::Pull { id: [2; 16], offset: 77, len: Some(3) },
             Opening::PullSnapshot { index: 0 },
         ] {
             let mut out = Segments::new(QUIC_CUT);

@@ -8,7 +8,7 @@ mod sweep;
 mod write;
 
 pub(crate) use observe::ClusterObserver;
-pub(crate) use read::{Chunks, Found, Need, find, not_served};
+pub(crate) use read::{Begun, Found, Rest, bring, find, not_served, part, rest, stream};
 pub(crate) use store::{CacheStore, is_object_key, meta_of, object_key, options};
 pub(crate) use sweep::run as sweep;
 pub(crate) use write::{condition, purge, put, remove};
