@@ -22,6 +22,6 @@ pub use ids::{ClusterId, NodeKey, ObjectId, RaftId, StorageId};
 pub use net::{JoinRole, Ticket};
 pub use node::{
     Arriving, Cluster, ClusterConfig, Consistency, Fetched, LeaseStatus, MemberStatus, Metrics,
-    Observer, PeerMetrics, PutOutcome, Start, Status,
+    NewObject, Observer, PeerMetrics, PutOutcome, Start, Status,
 };
 pub use store::{BoxFuture, ObjectInfo, ObjectReader, ObjectSink, ObjectStore, StoreError};

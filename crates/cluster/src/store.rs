@@ -11,7 +11,9 @@ use crate::ids::ObjectId;
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What is known of an object besides its bytes; the same on every node that holds them.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Default, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 pub struct ObjectInfo {
     /// The key under which it is asked for.
     pub key: String,

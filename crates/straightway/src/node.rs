@@ -294,6 +294,7 @@ fn cluster_config(
         name: settings.node_name.clone().unwrap_or_else(host_name),
         http: data.first().map_or_else(String::new, |data| format!("{scheme}://{data}")),
         copies: cluster.copies,
+        repair_after: cluster.repair_after,
         compress: cluster.compress,
         log_entries: cluster.log_entries,
     }
@@ -306,14 +307,15 @@ async fn member(
     observer: Arc<ClusterObserver>,
 ) -> Result<(Cluster, Membership), NodeError> {
     let first = config.start == Start::First;
-    let swept = cache.clone();
+    let held = cache.clone();
     let store = Arc::new(CacheStore::new(cache));
     let cluster =
         Cluster::start(config, store, observer.clone()).await.map_err(NodeError::Cluster)?;
     observer.joined(cluster.clone());
-    tokio::spawn(sweep(cluster.clone(), swept));
+    let ready = cluster.ready(FIRST_WORD).await;
+    tokio::spawn(sweep(cluster.clone(), held));
     let mut ticket = None;
-    if cluster.ready(FIRST_WORD).await && first {
+    if ready && first {
         let issued = cluster.ticket(TICKET_LIFETIME, JoinRole::Voter).await;
         ticket = Some(issued.map_err(NodeError::Cluster)?.to_string());
     }
@@ -338,7 +340,8 @@ async fn open_cache(
     let mut builder = RawDiskCache::builder(&settings.cache)
         .size(settings.size)
         .block_size(settings.block_size)
-        .ttl(settings.ttl)
+        // In a cluster the catalogue says when an object ends, the same for all members.
+        .ttl(if settings.cluster.is_some() { Duration::ZERO } else { settings.ttl })
         .io(settings.io)
         .format(settings.format)
         .verify_ahead(settings.verify_ahead)

@@ -9,7 +9,6 @@ use std::os::unix::fs::FileExt;
 
 use cluster::Nodes;
 use process::{Answer, Client, body_of};
-use serde_json::Value;
 
 /// Bytes that no socket's buffers hold.
 const LARGE: usize = 20_000_000;
@@ -28,31 +27,11 @@ fn ask(nodes: &Nodes, at: usize, method: &str, path: &str, headers: &[(&str, &st
     nodes.client(at).request(method, path, headers, None).expect("an answer")
 }
 
-/// Whether a node has the bytes; asking fetches nothing.
-fn holds(nodes: &Nodes, at: usize, path: &str) -> bool {
-    let mut status = 0;
-    let mut elsewhere = false;
-    nodes.wait_for("the node knows the object", |nodes| {
-        let answer = ask(nodes, at, "HEAD", path, &[("consistency", "linearizable")]);
-        status = answer.status;
-        elsewhere = answer.header("cache-status").is_some_and(|told| told.contains("member"));
-        status == 200
-    });
-    !elsewhere
-}
-
 /// The node that has not got an object which was put on node 0.
 fn without(nodes: &Nodes, path: &str) -> usize {
-    let without: Vec<_> = [1, 2].into_iter().filter(|at| !holds(nodes, *at, path)).collect();
+    let without: Vec<_> = [1, 2].into_iter().filter(|at| !nodes.holds(*at, path)).collect();
     assert_eq!(without.len(), 1, "of three, two hold {path}");
     without[0]
-}
-
-fn stat(nodes: &Nodes, at: usize, name: &str) -> u64 {
-    let answer =
-        Client::connect(nodes.node(at).admin).and_then(|mut admin| admin.get("/api/stats"));
-    let stats: Value = serde_json::from_slice(&answer.expect("an answer").body).expect("JSON");
-    stats["cluster"][name].as_u64().expect("a number")
 }
 
 #[test]
@@ -82,11 +61,11 @@ fn what_is_elsewhere_is_judged_ranged_and_fetched_once() {
         assert_eq!(answer.header("content-range"), Some(told.as_str()));
         assert_eq!(answer.header("etag"), Some(etag.as_str()));
     }
-    assert!(!holds(&nodes, other, "/film"));
+    assert!(!nodes.holds(other, "/film"));
 
     // Several ranges at once, as a whole, by many at the same time: once.
     let sent =
-        |nodes: &Nodes| stat(nodes, 0, "transfers_sent") + stat(nodes, 3 - other, "transfers_sent");
+        |nodes: &Nodes| nodes.stat(0, "transfers_sent") + nodes.stat(3 - other, "transfers_sent");
     let before = sent(&nodes);
     std::thread::scope(|scope| {
         for reader in 0..8 {
@@ -104,7 +83,7 @@ fn what_is_elsewhere_is_judged_ranged_and_fetched_once() {
         }
     });
     assert_eq!(sent(&nodes) - before, 1, "it is fetched once");
-    assert!(holds(&nodes, other, "/film"));
+    assert!(nodes.holds(other, "/film"));
 }
 
 /// Asks for a path and reads nothing of the answer yet.
@@ -129,7 +108,7 @@ fn readers_that_do_not_read_hold_nobody_else_up() {
     }
     for (at, path) in paths.iter().enumerate() {
         nodes.wait_for("it is there all the same", |nodes| {
-            [0, 1, 2].into_iter().all(|node| holds(nodes, node, path))
+            [0, 1, 2].into_iter().all(|node| nodes.holds(node, path))
         });
         put(&nodes, at % 3, &format!("/put/{at}"), 100_000);
     }
@@ -160,7 +139,7 @@ fn a_holder_that_goes_in_the_middle_is_followed_by_another() {
             read.is_ok_and(|answer| answer.status == 200)
         });
     }
-    assert!(!holds(&nodes, other, "/long"));
+    assert!(!nodes.holds(other, "/long"));
 }
 
 trait FillSome {

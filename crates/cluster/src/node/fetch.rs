@@ -157,6 +157,15 @@ impl Shared {
         self.runtime.spawn(Fetch { under_way, reader: Some(sender) }.run());
         Ok(Begun::Mine(Arriving { chunks, ended: Some(watch) }))
     }
+
+    /// Brings an object here that nobody reads; answers when it is here, or is not going to be.
+    pub(super) async fn fetch_unread(self: &Arc<Self>, entry: &Arc<Entry>) -> bool {
+        match self.begin_fetch(entry) {
+            Ok(Begun::Mine(mut arriving)) => arriving.stored().await,
+            Ok(Begun::Others(mut ended)) => Ended::of(&mut ended).await == Ended::Stored,
+            Err(_) => false,
+        }
+    }
 }
 
 /// A fetch in the list of those under way. However it ends, it leaves the list, and those who wait for it hear of it.
@@ -205,7 +214,7 @@ impl Fetch {
     async fn bring(&mut self) -> Result<(), NotBrought> {
         let UnderWay { shared, entry, .. } = &self.under_way;
         let (shared, entry) = (shared.clone(), entry.clone());
-        let sink = shared.store.create(entry.object, &info(&entry)).await;
+        let sink = shared.store.create(entry.object, &ObjectInfo::from(&*entry)).await;
         let mut sink = sink.map_err(no_room)?;
         let mut offset = 0;
         let mut failure = nobody();
@@ -313,17 +322,4 @@ fn all_came(peer: RaftId, found: u64, len: u64) -> Result<(), ClusterError> {
     }
     let reason = format!("it sent {found} of {len} bytes");
     Err(ClusterError::Unreachable { peer, reason })
-}
-
-fn info(entry: &Entry) -> ObjectInfo {
-    ObjectInfo {
-        key: entry.key.to_string(),
-        len: Some(entry.len),
-        digest: Some(entry.digest),
-        content_type: entry.content_type.to_string(),
-        content_encoding: entry.content_encoding.to_string(),
-        tags: entry.tags.iter().map(ToString::to_string).collect(),
-        expires_ms: entry.expires_ms,
-        last_modified_ms: entry.last_modified_ms,
-    }
 }

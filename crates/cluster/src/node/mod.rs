@@ -20,12 +20,14 @@ mod objects;
 mod pending;
 mod permit;
 mod progress;
+mod repair;
 mod rpc;
 mod snapshots;
 mod start;
 mod status;
 mod stop;
 mod tasks;
+mod unannounced;
 mod wake;
 
 use std::fmt;
@@ -36,7 +38,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use apply::Observer;
 pub use config::{ClusterConfig, Start};
@@ -45,6 +47,7 @@ pub use metrics::{Metrics, PeerMetrics};
 pub use objects::PutOutcome;
 pub use permit::Consistency;
 pub use status::{LeaseStatus, MemberStatus, Status};
+pub use unannounced::NewObject;
 
 use self::estranged::Estranged;
 use self::fetch::Fetches;
@@ -53,11 +56,13 @@ use self::inbox::Letterbox;
 use self::leases::Leases;
 use self::pending::Pending;
 use self::progress::Progress;
+use self::repair::Repair;
+use self::unannounced::Unannounced;
 use crate::catalogue::{Catalogue, Member};
 use crate::core::Leadership;
 use crate::error::ClusterError;
 use crate::ids::{ClusterId, NodeKey, ObjectId, RaftId};
-use crate::lease::LeaseGate;
+use crate::lease::{LeaseGate, boot_clock};
 use crate::net::{Identity, Network};
 use crate::store::ObjectStore;
 use crate::transfer::{TransferServer, Transfers};
@@ -89,6 +94,10 @@ pub(crate) struct Shared {
     gate: Arc<LeaseGate>,
     holdings: Holdings,
     fetches: Fetches,
+    repair: Arc<Repair>,
+    unannounced: Unannounced,
+    /// Puts whose last copies are made behind the answer.
+    late: Arc<Semaphore>,
     estranged: Estranged,
     /// What transfers run on: not the thread of whoever asks for one.
     runtime: tokio::runtime::Handle,
@@ -135,6 +144,17 @@ impl Cluster {
             Ok(reason) => reason.clone().unwrap_or_default(),
             Err(_) => "the node was stopped".to_owned(),
         }
+    }
+
+    /// Bytes of this object are damaged here: they are brought here again.
+    pub fn damaged(&self, object: ObjectId) {
+        self.lost(object);
+        self.0.repair.object(object);
+    }
+
+    /// Whether this node may answer without asking a majority first.
+    pub fn may_serve(&self) -> bool {
+        self.0.gate.may_serve(boot_clock()).is_ok()
     }
 
     /// Stops: hands leadership over if it can, then closes connections, log and catalogue.

@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::parts::Part;
 use super::stream::{Body, PROGRESS, Piece, Receiver, Sender};
-use super::talk::{Answer, Info, Opening, Trailer, decode_answer, encode_opening, invalid};
+use super::talk::{Answer, Opening, Trailer, decode_answer, encode_opening, invalid};
 use super::{ChunkSource, SnapshotMark};
 use crate::error::ClusterError;
 use crate::ids::{ObjectId, RaftId};
@@ -49,7 +49,7 @@ impl Transfers {
         info: &ObjectInfo,
         source: &mut dyn ChunkSource,
     ) -> Result<[u8; 32], ClusterError> {
-        let opening = Opening::Push { id: id.to_bytes(), info: Info::from(info) };
+        let opening = Opening::Push { id: id.to_bytes(), info: info.clone() };
         let (trailer, digest) = self.send(peer, opening, source).await?;
         if trailer.digest.is_some_and(|sent| sent != digest) {
             return Err(StoreError::Digest.into());
@@ -70,8 +70,7 @@ impl Transfers {
     ) -> Result<Pull<ObjectInfo>, ClusterError> {
         let opening = Opening::Pull { id: id.to_bytes(), offset, len };
         match self.fetch(peer, &opening, sort).await? {
-            (Answer::Found { info }, body, permit) => {
-                let about = ObjectInfo::from(info);
+            (Answer::Found { info: about }, body, permit) => {
                 let rest = about.len.map(|whole| whole.saturating_sub(offset));
                 let whole = offset == 0 && len.is_none();
                 let promised = Promised {

@@ -12,7 +12,7 @@ mod talk;
 
 pub use client::{Pull, Transfers};
 pub use server::{OpenSnapshot, SnapshotStore, TransferServer, TransferStats};
-pub use sources::{ChunkSource, ReaderSource};
+pub use sources::{ChunkSource, ReaderSource, StoredSource};
 
 /// Which snapshot.
 #[derive(

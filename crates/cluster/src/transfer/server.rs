@@ -10,12 +10,12 @@ use straightway_wire::CHUNK_BYTES;
 use super::parts::Part;
 use super::sources::ReaderSource;
 use super::stream::{Body, PROGRESS, Piece, Receiver, Sender};
-use super::talk::{Answer, Info, Opening, decode_opening, encode_answer, invalid, object};
+use super::talk::{Answer, Opening, decode_opening, encode_answer, invalid, object};
 use super::{ChunkSource, SnapshotMark};
 use crate::error::ClusterError;
 use crate::ids::RaftId;
 use crate::net::BulkHandler;
-use crate::store::{BoxFuture, ObjectInfo, ObjectStore, StoreError};
+use crate::store::{BoxFuture, ObjectInfo, ObjectReader, ObjectStore, StoreError};
 
 /// A snapshot that is open for reading.
 pub type OpenSnapshot = (SnapshotMark, Box<dyn ChunkSource>);
@@ -93,18 +93,17 @@ impl TransferServer {
         };
         match decode_opening(&opening)? {
             Opening::Push { id, info } => {
-                let stored = self.take_object(id, info.into(), Body::new(receiver)).await;
+                let stored = self.take_object(id, info, Body::new(receiver)).await;
                 let stored = stored.map(|digest| Answer::Stored { digest });
                 self.conclude(&mut sender, stored, &self.counters.stored).await
             }
             Opening::Pull { id, offset, len } => {
-                let reader: Arc<_> = match self.store.open(object(id)).await {
+                let reader: Arc<dyn ObjectReader> = match self.store.open(object(id)).await {
                     Ok(Some(reader)) => reader.into(),
                     Ok(None) => return say(&mut sender, &Answer::Missing).await,
                     Err(error) => return say(&mut sender, &error.into()).await,
                 };
-                let answer =
-                    Answer::Found { info: Info::from(crate::store::ObjectReader::info(&*reader)) };
+                let answer = Answer::Found { info: reader.info().clone() };
                 let mut source = ReaderSource::part(reader, offset, len);
                 self.give(&mut sender, &answer, &mut source, &self.counters.sent).await
             }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use straightway_wire::CHUNK_BYTES;
 
-use crate::store::{BoxFuture, ObjectReader, StoreError};
+use crate::ids::ObjectId;
+use crate::store::{BoxFuture, ObjectReader, ObjectStore, StoreError};
 
 /// Bytes to be sent, in order.
 pub trait ChunkSource: Send {
@@ -70,5 +71,51 @@ impl ChunkSource for ReaderSource {
 
     fn digest(&self) -> Option<[u8; 32]> {
         self.reader.info().digest.filter(|_| self.whole)
+    }
+}
+
+/// An object that is stored, opened when it is to be sent.
+#[derive(Debug)]
+pub struct StoredSource {
+    store: Arc<dyn ObjectStore>,
+    object: ObjectId,
+    digest: Option<[u8; 32]>,
+    open: Option<ReaderSource>,
+}
+
+impl StoredSource {
+    /// All of an object, whose digest is this if it is known.
+    pub fn new(store: Arc<dyn ObjectStore>, object: ObjectId, digest: Option<[u8; 32]>) -> Self {
+        Self { store, object, digest, open: None }
+    }
+}
+
+impl ChunkSource for StoredSource {
+    fn next(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, StoreError>> {
+        Box::pin(async {
+            let open = match &mut self.open {
+                Some(open) => open,
+                none => {
+                    let found = self.store.open(self.object).await?;
+                    none.insert(ReaderSource::new(Arc::from(found.ok_or_else(gone)?)))
+                }
+            };
+            open.next().await
+        })
+    }
+
+    fn knows_digest(&self) -> bool {
+        self.digest.is_some()
+    }
+
+    fn digest(&self) -> Option<[u8; 32]> {
+        self.digest
+    }
+}
+
+fn gone() -> StoreError {
+    StoreError::Failed {
+        what: "finding an object that has been stored",
+        source: "it has been evicted: the cache is too small for what is being stored".into(),
     }
 }

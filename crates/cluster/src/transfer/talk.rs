@@ -17,7 +17,7 @@ const MAX_WORDS: usize = 512;
 #[derive(Debug, Clone, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub(crate) enum Opening {
     /// To send an object.
-    Push { id: [u8; 16], info: Info },
+    Push { id: [u8; 16], info: ObjectInfo },
     /// To fetch one, from an offset on: so many bytes at most.
     Pull { id: [u8; 16], offset: u64, len: Option<u64> },
     /// To fetch a snapshot; 0: the newest.
@@ -30,7 +30,7 @@ pub(crate) enum Answer {
     /// It is stored; objects with this digest.
     Stored { digest: [u8; 32] },
     /// The object follows.
-    Found { info: Info },
+    Found { info: ObjectInfo },
     /// The snapshot follows.
     FoundSnapshot { mark: SnapshotMark },
     /// It is not here.
@@ -50,55 +50,6 @@ pub(crate) struct Trailer {
     pub(crate) len: u64,
     /// Their SHA-256; of a part of an object none is known.
     pub(crate) digest: Option<[u8; 32]>,
-}
-
-/// [`ObjectInfo`] on the wire.
-#[derive(Debug, Clone, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub(crate) struct Info {
-    key: String,
-    len: Option<u64>,
-    digest: Option<[u8; 32]>,
-    content_type: String,
-    content_encoding: String,
-    tags: Vec<String>,
-    expires_ms: u64,
-    last_modified_ms: u64,
-}
-
-impl From<&ObjectInfo> for Info {
-    fn from(info: &ObjectInfo) -> Self {
-        let ObjectInfo { len, digest, expires_ms, last_modified_ms, .. } = *info;
-        let (key, tags) = (info.key.clone(), info.tags.clone());
-        let content_type = info.content_type.clone();
-        let content_encoding = info.content_encoding.clone();
-        Self {
-            key,
-            len,
-            digest,
-            content_type,
-            content_encoding,
-            tags,
-            expires_ms,
-            last_modified_ms,
-        }
-    }
-}
-
-impl From<Info> for ObjectInfo {
-    fn from(info: Info) -> Self {
-        let Info { key, len, digest, content_type, content_encoding, .. } = info;
-        let Info { tags, expires_ms, last_modified_ms, .. } = info;
-        Self {
-            key,
-            len,
-            digest,
-            content_type,
-            content_encoding,
-            tags,
-            expires_ms,
-            last_modified_ms,
-        }
-    }
 }
 
 impl From<StoreError> for Answer {
@@ -169,8 +120,8 @@ mod tests {
     use proptest::prelude::*;
     use straightway_wire::{MIN_HEADER_SIZE, QUIC_CUT};
 
-    fn info() -> Info {
-        Info::from(&ObjectInfo {
+    fn info() -> ObjectInfo {
+        ObjectInfo {
             key: "a/b".to_owned(),
             len: Some(7),
             digest: Some([1; 32]),
@@ -178,7 +129,7 @@ mod tests {
             tags: vec!["x".to_owned(), "y".to_owned()],
             expires_ms: 9,
             ..ObjectInfo::default()
-        })
+        }
     }
 
     #[test]
@@ -194,7 +145,6 @@ mod tests {
             let frame = out.finish().concat();
             assert_eq!(decode_opening(&frame[MIN_HEADER_SIZE..]).expect("valid"), opening);
         }
-        assert_eq!(Info::from(&ObjectInfo::from(info())), info());
         for answer in [
             Answer::Stored { digest: [1; 32] },
             Answer::Found { info: info() },

@@ -147,12 +147,8 @@ fn consistency(headers: &HeaderMap) -> Result<Consistency, Problem> {
 /// What a client is told when the cluster could not.
 pub(crate) fn not_served(error: &ClusterError) -> Problem {
     match error {
-        ClusterError::Config { .. } | ClusterError::Invalid { .. } => {
-            Problem::new(StatusCode::BAD_REQUEST, error.to_string())
-        }
-        ClusterError::Store(straightway_cluster::StoreError::Full { .. }) => {
-            Problem::new(StatusCode::INSUFFICIENT_STORAGE, "a majority of the members has no room")
-        }
+        // What is wrong with the request itself; what other members get wrong passes.
+        ClusterError::Config { .. } => Problem::new(StatusCode::BAD_REQUEST, error.to_string()),
         other => Problem::busy(other.to_string()),
     }
 }
