@@ -16,7 +16,7 @@ use crate::auth::Token;
 use crate::config::settings::{ClusterSettings, NodeSettings};
 use crate::feed::{Feed, FeedError};
 use crate::http::access::AccessLogger;
-use crate::member::{CacheStore, ClusterObserver, sweep};
+use crate::member::{CacheStore, ClusterObserver, import, sweep};
 use crate::server::tls::TlsError;
 use crate::server::{DataServer, drain, is_loopback, listen, tls};
 use crate::state::{Limits, NodeState, Parts};
@@ -307,12 +307,14 @@ async fn member(
     observer: Arc<ClusterObserver>,
 ) -> Result<(Cluster, Membership), NodeError> {
     let first = config.start == Start::First;
+    let data_dir = config.data_dir.clone();
     let held = cache.clone();
     let store = Arc::new(CacheStore::new(cache));
     let cluster =
         Cluster::start(config, store, observer.clone()).await.map_err(NodeError::Cluster)?;
     observer.joined(cluster.clone());
     let ready = cluster.ready(FIRST_WORD).await;
+    import(&cluster, &held, &data_dir, first).await;
     tokio::spawn(sweep(cluster.clone(), held));
     let mut ticket = None;
     if ready && first {
