@@ -21,7 +21,7 @@ pub use error::ClusterError;
 pub use ids::{ClusterId, NodeKey, ObjectId, RaftId, StorageId};
 pub use net::{JoinRole, Ticket};
 pub use node::{
-    Cluster, ClusterConfig, Consistency, Fetched, LeaseStatus, MemberStatus, Metrics, Observer,
-    PeerMetrics, PutOutcome, Start, Status,
+    Arriving, Cluster, ClusterConfig, Consistency, Fetched, LeaseStatus, MemberStatus, Metrics,
+    NewObject, Observer, PeerMetrics, PutOutcome, Start, Status,
 };
 pub use store::{BoxFuture, ObjectInfo, ObjectReader, ObjectSink, ObjectStore, StoreError};

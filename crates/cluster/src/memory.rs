@@ -139,10 +139,6 @@ impl ObjectStore for MemoryStore {
             }
         })
     }
-
-    fn holds(&self, id: ObjectId) -> BoxFuture<'_, bool> {
-        Box::pin(async move { self.inner.lock().objects.contains_key(&id) })
-    }
 }
 
 #[derive(Debug)]
@@ -243,9 +239,9 @@ mod tests {
         assert_eq!((reader.info().len, reader.info().digest), (Some(11), Some(digest)));
         assert_eq!(&reader.read(8, 100).await.expect("read")[..], b"way");
         assert!(reader.read(11, 1).await.expect("the end").is_empty());
-        assert!(memory.holds(ID).await);
+        assert!(memory.get(ID).is_some());
         memory.forget(vec![ID]).await;
-        assert!(!memory.holds(ID).await && memory.open(ID).await.expect("no fault").is_none());
+        assert!(memory.open(ID).await.expect("no fault").is_none());
     }
 
     #[tokio::test]

@@ -11,7 +11,9 @@ use crate::ids::ObjectId;
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What is known of an object besides its bytes; the same on every node that holds them.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Default, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
 pub struct ObjectInfo {
     /// The key under which it is asked for.
     pub key: String,
@@ -70,8 +72,6 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Box<dyn ObjectSink>, StoreError>>;
     /// Forgets; what is not there is no error.
     fn forget(&self, ids: Vec<ObjectId>) -> BoxFuture<'_, ()>;
-    /// Whether `id` is stored whole. May be answered from memory; a `true` may be out of date by the time it is used.
-    fn holds(&self, id: ObjectId) -> BoxFuture<'_, bool>;
 }
 
 /// An object that is open for reading.

@@ -16,7 +16,7 @@ use crate::auth::Token;
 use crate::config::settings::{ClusterSettings, NodeSettings};
 use crate::feed::{Feed, FeedError};
 use crate::http::access::AccessLogger;
-use crate::member::{CacheStore, ClusterObserver, sweep};
+use crate::member::{CacheStore, ClusterObserver, import, sweep};
 use crate::server::tls::TlsError;
 use crate::server::{DataServer, drain, is_loopback, listen, tls};
 use crate::state::{Limits, NodeState, Parts};
@@ -295,6 +295,7 @@ fn cluster_config(
         name: settings.node_name.clone().unwrap_or_else(host_name),
         http: data.first().map_or_else(String::new, |data| format!("{scheme}://{data}")),
         copies: cluster.copies,
+        repair_after: cluster.repair_after,
         compress: cluster.compress,
         log_entries: cluster.log_entries,
     }
@@ -307,14 +308,17 @@ async fn member(
     observer: Arc<ClusterObserver>,
 ) -> Result<(Cluster, Membership), NodeError> {
     let first = config.start == Start::First;
-    let swept = cache.clone();
+    let data_dir = config.data_dir.clone();
+    let held = cache.clone();
     let store = Arc::new(CacheStore::new(cache));
     let cluster =
         Cluster::start(config, store, observer.clone()).await.map_err(NodeError::Cluster)?;
     observer.joined(cluster.clone());
-    tokio::spawn(sweep(cluster.clone(), swept));
+    let ready = cluster.ready(FIRST_WORD).await;
+    import(&cluster, &held, &data_dir, first).await;
+    tokio::spawn(sweep(cluster.clone(), held));
     let mut ticket = None;
-    if cluster.ready(FIRST_WORD).await && first {
+    if ready && first {
         let issued = cluster.ticket(TICKET_LIFETIME, JoinRole::Voter).await;
         ticket = Some(issued.map_err(NodeError::Cluster)?.to_string());
     }
@@ -339,7 +343,8 @@ async fn open_cache(
     let mut builder = RawDiskCache::builder(&settings.cache)
         .size(settings.size)
         .block_size(settings.block_size)
-        .ttl(settings.ttl)
+        // In a cluster the catalogue says when an object ends, the same for all members.
+        .ttl(if settings.cluster.is_some() { Duration::ZERO } else { settings.ttl })
         .io(settings.io)
         .format(settings.format)
         .verify_ahead(settings.verify_ahead)

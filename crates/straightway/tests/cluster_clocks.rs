@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-use cluster::{Nodes, PATIENCE, Setup};
+use cluster::{Nodes, PATIENCE, Setup, insist};
 
 const DAY: i64 = 86_400;
 /// More than a lease and its margin.
@@ -28,19 +28,6 @@ fn wall_clock(folder: &Path) -> Option<String> {
             println!("SKIP: a wall clock that jumps needs a C compiler: {other:?}");
             None
         }
-    }
-}
-
-fn insist(what: &str, mut act: impl FnMut() -> std::io::Result<u16>) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let answer = act();
-        if answer.as_ref().is_ok_and(|status| (200..300).contains(status)) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{what}: {answer:?} in the end");
-        // Pause: another process is asked again.
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -162,9 +162,11 @@ fn a_disk_that_stands_still_holds_nobody_else_up() {
     lead(&nodes, ON_DISK);
     let mut still = Written::named("still");
     let mut stall = disk.stall(5.0, 1, 0.0);
+    let mut purged = false;
     while stall.try_wait().expect("a shell").is_none() {
         still.put(&nodes, still.paths.len() % 2, "still");
-        if still.paths.len() == 50 {
+        if !purged {
+            purged = true;
             // The one that sleeps on its disk must not serve it, and cannot say so.
             let began = Instant::now();
             assert_eq!(nodes.purge(0, r#"{"prefix": "slow/"}"#).expect("an answer").0, 200);
@@ -175,6 +177,7 @@ fn a_disk_that_stands_still_holds_nobody_else_up() {
         }
     }
     println!("the leader's disk still for 5 s: {}", still.figures());
+    assert!(purged, "nothing could be put while the disk stood still");
     still.check(&nodes, &[0, 1, ON_DISK]);
     nodes.wait_for("all agree", |nodes| {
         let leader = nodes.leader();

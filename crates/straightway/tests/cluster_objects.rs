@@ -4,6 +4,7 @@ mod cluster;
 mod process;
 
 use cluster::Nodes;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use process::body_of;
 
 #[test]
@@ -83,4 +84,48 @@ fn put_anywhere_get_everywhere_purge_for_good() {
     assert_eq!(third.status, 204);
     let late = nodes.client(0).request("PUT", "/once", &matching, Some(b"4")).expect("put");
     assert_eq!(late.status, 412);
+}
+
+#[test]
+fn a_node_that_must_ask_a_majority_for_everything_is_not_ready() {
+    let mut nodes = Nodes::start(3);
+    nodes.wait_for("it is ready", |nodes| nodes.ready(0) == Some(200));
+    nodes.kill(1);
+    nodes.kill(2);
+    nodes.wait_for("its lease is over", |nodes| nodes.ready(0) == Some(503));
+    nodes.restart(1);
+    nodes.wait_for("it is ready again", |nodes| nodes.ready(0) == Some(200));
+}
+
+#[test]
+fn more_keys_than_a_page_holds_are_listed_and_nonsense_is_refused_at_once() {
+    let nodes = Nodes::start(1);
+    let mut client = nodes.client(0);
+    let keys: Vec<_> = (0..25).map(|n| format!("page/{n:02}+&é")).collect();
+    for key in &keys {
+        let path = utf8_percent_encode(key, NON_ALPHANUMERIC).to_string();
+        assert_eq!(client.put(&format!("/{path}"), b"x").expect("an answer"), 201);
+    }
+    let mut admin = process::Client::connect(nodes.node(0).admin).expect("it accepts");
+    let (mut found, mut pages) = (Vec::new(), 0);
+    let mut cursor = String::new();
+    loop {
+        let page = admin.get(&format!("/api/objects?prefix=page&limit=10{cursor}"));
+        let page: serde_json::Value =
+            serde_json::from_slice(&page.expect("an answer").body).expect("JSON");
+        let objects = page["objects"].as_array().expect("objects");
+        found.extend(objects.iter().map(|one| one["key"].as_str().expect("a key").to_owned()));
+        pages += 1;
+        let Some(last) = page["cursor"].as_str() else { break };
+        cursor = format!("&cursor={}", utf8_percent_encode(last, NON_ALPHANUMERIC));
+    }
+    assert_eq!((found, pages), (keys, 3));
+    let listed = nodes.cli(0, &["ls", "page"]);
+    assert_eq!(String::from_utf8_lossy(&listed.stdout).lines().count(), 25);
+
+    let tags = vec!["t"; 65].join(",");
+    let answer = client.request("PUT", "/tagged", &[("cache-tag", &tags)], Some(b"x"));
+    let answer = answer.expect("an answer");
+    let said = String::from_utf8_lossy(&answer.body).into_owned();
+    assert!(answer.status == 400 && said.contains("64"), "{}: {said}", answer.status);
 }

@@ -12,10 +12,10 @@ mod watch;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use cluster::{Nodes, PATIENCE};
+use cluster::{Nodes, PATIENCE, insist};
 use namespaces::World;
-use process::body_of;
-use watch::{Watch, connect, judge};
+use process::{Client, body_of};
+use watch::{Watch, judge};
 
 const KEYS: u64 = 6;
 /// A lease, and the margin that a leader adds.
@@ -43,20 +43,6 @@ fn fill(nodes: &Nodes, paths: &[String]) -> HashMap<String, Vec<u8>> {
         }
     }
     bodies
-}
-
-/// Does something by HTTP until it succeeds, as a client would.
-fn insist(what: &str, mut act: impl FnMut() -> std::io::Result<u16>) {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let answer = act();
-        if answer.as_ref().is_ok_and(|status| (200..300).contains(status)) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{what}: {answer:?} in the end");
-        // Pause: another process is asked again.
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// What each trial is about: `cut` is done to the wires, and after it `lonely` hears of no purge.
@@ -215,7 +201,8 @@ fn a_node_that_sleeps_through_a_purge() {
         let asked: Vec<_> = paths
             .iter()
             .map(|path| {
-                let mut client = connect(address, PATIENCE).expect("the kernel accepts");
+                let mut client =
+                    Client::connect_within(address, PATIENCE).expect("the kernel accepts");
                 let head = format!("GET {path} HTTP/1.1\r\nhost: node\r\n\r\n");
                 std::io::Write::write_all(client.stream.get_mut(), head.as_bytes()).expect("sent");
                 client

@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use straightway::config::settings::{ClusterSettings, DEFAULT_LOG_ENTRIES, Secret};
+use straightway::config::settings::{
+    ClusterSettings, DEFAULT_LOG_ENTRIES, DEFAULT_REPAIR_AFTER, Secret,
+};
 use straightway_cluster::Start;
 use support::TestNode;
 use tokio::net::TcpStream;
@@ -204,6 +206,7 @@ async fn the_members_of_a_cluster_are_shown_and_can_be_acted_on() {
             advertise: Vec::new(),
             discover: false,
             copies: 1,
+            repair_after: DEFAULT_REPAIR_AFTER,
             compress: None,
             log_entries: DEFAULT_LOG_ENTRIES,
         });

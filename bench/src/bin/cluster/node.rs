@@ -44,6 +44,7 @@ pub fn run() {
             name: "bench".to_owned(),
             http: String::new(),
             copies: 3,
+            repair_after: std::time::Duration::from_mins(10),
             log_entries: 10_000,
             compress: None,
         };

@@ -5,6 +5,7 @@ use rkyv::{Archive, Serialize};
 
 use super::archive::{ArchivedObjectId, ObjectIdDef, Text};
 use crate::ids::{ObjectId, RaftId};
+use crate::store::ObjectInfo;
 
 /// What is under a key. Shared by reference; a change makes another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,21 @@ impl Entry {
     /// Whether it may be served at that time.
     pub fn live(&self, now_ms: u64) -> bool {
         self.expires_ms == 0 || self.expires_ms > now_ms
+    }
+}
+
+impl From<&Entry> for ObjectInfo {
+    fn from(entry: &Entry) -> Self {
+        Self {
+            key: entry.key.to_string(),
+            len: Some(entry.len),
+            digest: Some(entry.digest),
+            content_type: entry.content_type.to_string(),
+            content_encoding: entry.content_encoding.to_string(),
+            tags: entry.tags.iter().map(ToString::to_string).collect(),
+            expires_ms: entry.expires_ms,
+            last_modified_ms: entry.last_modified_ms,
+        }
     }
 }
 

@@ -160,7 +160,7 @@ async fn serve_bulk(
     connection: &Connection,
 ) -> Result<(), Refused> {
     connection.set_receive_window(VarInt::from_u32(BULK_WINDOW));
-    let streams = u32::try_from(shared.limits.transfers).unwrap_or(u32::MAX);
+    let streams = u32::try_from(shared.limits.streams()).unwrap_or(u32::MAX);
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(streams));
     loop {
         let streams = connection.accept_bi().await;

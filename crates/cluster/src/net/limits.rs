@@ -41,7 +41,7 @@ pub struct NetLimits {
     pub calls_answered: usize,
     /// Calls that wait for one peer's answer.
     pub calls_pending: usize,
-    /// Transfers of one peer in each direction.
+    /// Transfers of one peer in each direction, of each [sort](super::TransferSort) but snapshots, of which there is one.
     pub transfers: usize,
     /// Handshakes under way, in all.
     pub half_open: usize,
@@ -95,6 +95,11 @@ impl NetLimits {
             return Err(ClusterError::Config { what });
         }
         Ok(())
+    }
+
+    /// Transfers of one peer in each direction, of all sorts together.
+    pub(crate) fn streams(&self) -> usize {
+        self.transfers.saturating_mul(2).saturating_add(1)
     }
 
     /// What this node says in its hello that it can do.

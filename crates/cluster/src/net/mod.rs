@@ -36,8 +36,8 @@ pub use join::{JoinAnswer, JoinRefusal, JoinRequest, JoinService, Joiner, Ticket
 pub use lane::LaneStats;
 pub use limits::NetLimits;
 pub use members::MemberAddress;
-pub use network::{BulkHandler, Handlers, LocalNode, NetConfig, NetStats, Network, Transport};
-pub use peer::PeerStats;
+pub use network::{BulkHandler, Handlers, LocalNode, NetConfig, NetStats, Network};
+pub use peer::{PeerStats, TransferSort};
 pub use queue::QueueLimits;
 pub use refusals::Refusal;
 pub use rpc::{MAX_CALL_BYTES, Service};

@@ -19,7 +19,7 @@ use super::endpoint::{self, exported, node_key};
 use super::join::JoinService;
 use super::limits::NetLimits;
 use super::members::{MemberAddress, Members};
-use super::peer::{Peer, PeerStats};
+use super::peer::{Peer, PeerStats, TransferSort};
 use super::pump::{self, dial_with_hello};
 use super::queue::Outgoing;
 use super::refusals::{Refusal, Refusals};
@@ -31,6 +31,9 @@ use crate::store::BoxFuture;
 
 /// Label of [`Network::exporter_key`].
 const MESH_LABEL: &[u8] = b"straightway mesh 1";
+
+/// How long a transfer waits for its turn.
+const TURN: Duration = Duration::from_secs(10);
 
 /// How long closing waits for what is still to be sent.
 pub(crate) const GOODBYE: Duration = Duration::from_millis(500);
@@ -83,12 +86,6 @@ pub struct Handlers {
     pub bulk: Arc<dyn BulkHandler>,
     /// Lets nodes in.
     pub join: Arc<dyn JoinService>,
-}
-
-/// Sends messages of Raft. All that the Raft thread knows of the network, so that a simulated one can take its place.
-pub trait Transport: Send + Sync {
-    /// Sends, or drops: never waits.
-    fn send(&self, to: RaftId, lane: Lane, message: Message);
 }
 
 /// What the network has done.
@@ -286,13 +283,19 @@ impl Network {
     }
 
     /// One of the peer's transfers in this direction, as soon as one is free.
+    ///
+    /// # Errors
+    /// [`ClusterError::Busy`] when none is free for long; [`ClusterError::Unreachable`].
     pub async fn transfer_permit(
         &self,
         peer: RaftId,
+        sort: TransferSort,
     ) -> Result<OwnedSemaphorePermit, ClusterError> {
         let unreachable = || ClusterError::Unreachable { peer, reason: "it is no member".into() };
         let known = self.shared.peer(peer).ok_or_else(unreachable)?;
-        Arc::clone(&known.transfers).acquire_owned().await.map_err(|_| unreachable())
+        let permit = tokio::time::timeout(TURN, known.transfers(sort).acquire_owned()).await;
+        let permit = permit.map_err(|_| ClusterError::Busy { what: "a member's transfers" })?;
+        permit.map_err(|_| unreachable())
     }
 
     /// Who this is.
@@ -321,11 +324,5 @@ impl Network {
         if let Some(mut tasks) = self.shared.take_tasks() {
             tasks.shutdown().await;
         }
-    }
-}
-
-impl Transport for Network {
-    fn send(&self, to: RaftId, lane: Lane, message: Message) {
-        self.send_raft(to, lane, message);
     }
 }

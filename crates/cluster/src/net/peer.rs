@@ -19,6 +19,17 @@ use crate::ids::{NodeKey, RaftId};
 /// Addresses of a hint that count.
 const MAX_HINTED: usize = 8;
 
+/// What a transfer is for. Those of one sort do not take the others' places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransferSort {
+    /// An object from store to store: as fast as the two can.
+    Store,
+    /// An object on its way to a client, which may be slow.
+    Read,
+    /// What a member that was away needs before anything else.
+    Snapshot,
+}
+
 /// What is known of a peer at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerStats {
@@ -76,8 +87,8 @@ pub(crate) struct Peer {
     pub(crate) received: Arc<Semaphore>,
     /// Calls that are being answered.
     pub(crate) answering: Arc<Semaphore>,
-    /// Transfers that this node began.
-    pub(crate) transfers: Arc<Semaphore>,
+    /// Transfers that this node began, by sort.
+    transfers: [Arc<Semaphore>; 3],
     /// Transfers that the peer began.
     pub(crate) served: Arc<Semaphore>,
     /// Calls that wait for its answer.
@@ -102,11 +113,16 @@ impl Peer {
             inbound: Mutex::new(Inbound::default()),
             received: permits(limits.inbound_bytes),
             answering: permits(limits.calls_answered),
-            transfers: permits(limits.transfers),
-            served: permits(limits.transfers),
+            transfers: [permits(limits.transfers), permits(limits.transfers), permits(1)],
+            served: permits(limits.streams()),
             calls: Pending::new(limits.calls_pending),
             stop: watch::Sender::new(false),
         }
+    }
+
+    /// Who may begin a transfer of this sort.
+    pub(crate) fn transfers(&self, sort: TransferSort) -> Arc<Semaphore> {
+        Arc::clone(&self.transfers[sort as usize])
     }
 
     /// All at which it is dialled; whoever answers there has to prove that it is this peer.

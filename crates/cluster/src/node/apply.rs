@@ -194,6 +194,7 @@ impl Applier {
         if let Some(shared) = self.later.upgrade() {
             shared.network.set_members(&member_addresses(&shared.catalogue));
             shared.mesh.members(&shared.catalogue);
+            shared.repair.everything();
         }
     }
 }

@@ -28,7 +28,7 @@ impl Shared {
     pub(super) async fn change(&self, op: Op) -> Result<Settled, ClusterError> {
         let (request, settled) = self.pending.begin()?;
         let _forget = GiveUp { shared: self, request };
-        let command = Command { request, op }.encode()?;
+        let command = encode(&Command { request, op })?;
         let mut settled = settled;
         let deadline = Instant::now() + DEADLINE;
         let mut leaders = self.progress.watch();
@@ -182,6 +182,11 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+/// What is too long or too much is the caller's mistake.
+pub(super) fn encode(command: &Command) -> Result<Bytes, ClusterError> {
+    command.encode().map_err(|error| ClusterError::Config { what: error.to_string() })
 }
 
 /// What a refused change tells its caller.

@@ -1,6 +1,7 @@
 //! What a cluster node is started with.
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use straightway_wire::Compression;
 
@@ -33,6 +34,8 @@ pub struct ClusterConfig {
     pub http: String,
     /// Copies of each object that are made when it is stored, at most one a voter; never fewer than a majority of them.
     pub copies: usize,
+    /// How long a member may not answer before the copies that it holds are made anew elsewhere.
+    pub repair_after: Duration,
     /// Entries behind what is durable at which the log is cut. A member that was away for longer takes a snapshot.
     pub log_entries: u64,
     /// Whether members are looked for on the local network, and this one lets itself be found, by multicast.

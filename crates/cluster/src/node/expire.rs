@@ -13,8 +13,12 @@ const MAX_BATCH: usize = 1024;
 
 /// Removes what has expired, as long as the node runs and leads.
 pub(super) async fn run(shared: std::sync::Weak<Shared>) {
+    let mut more = false;
     loop {
-        sleep(LOOK).await;
+        if !more {
+            sleep(LOOK).await;
+        }
+        more = false;
         let Some(shared) = shared.upgrade() else { return };
         if shared.progress.leadership().leader != shared.id {
             continue;
@@ -24,8 +28,10 @@ pub(super) async fn run(shared: std::sync::Weak<Shared>) {
         if objects.is_empty() {
             continue;
         }
-        if let Err(error) = shared.change(Op::Expire(Expire { now_ms, objects })).await {
-            tracing::debug!(%error, "expired objects are removed later");
+        let full = objects.len() == MAX_BATCH;
+        match shared.change(Op::Expire(Expire { now_ms, objects })).await {
+            Ok(_) => more = full,
+            Err(error) => tracing::debug!(%error, "expired objects are removed later"),
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Who gained and lost copies, told to the catalogue many at a time.
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::Weak;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use super::Shared;
 use crate::catalogue::{Holders, Op};
+use crate::error::ClusterError;
 use crate::ids::{ObjectId, RaftId};
 
 /// News that may wait. What does not fit is learnt when somebody asks in vain.
@@ -46,7 +47,7 @@ impl Holdings {
 }
 
 /// Tells the catalogue until the node stops.
-pub(super) async fn run(shared: std::sync::Weak<Shared>, mut news: mpsc::Receiver<News>) {
+pub(super) async fn run(shared: Weak<Shared>, mut news: mpsc::Receiver<News>) {
     let mut batch = Vec::new();
     while news.recv_many(&mut batch, MAX_BATCH).await > 0 {
         tokio::time::sleep(GATHER).await;
@@ -54,18 +55,20 @@ pub(super) async fn run(shared: std::sync::Weak<Shared>, mut news: mpsc::Receive
             let Ok(more) = news.try_recv() else { break };
             batch.push(more);
         }
-        let Some(shared) = shared.upgrade() else { return };
         for holders in sorted(&batch) {
-            tell(&shared, holders).await;
+            // News is kept until it is told: a copy that nobody knows of is as good as none.
+            while let Some(node) = shared.upgrade() {
+                match node.change(Op::Holders(holders.clone())).await {
+                    Ok(_) | Err(ClusterError::Stopped { .. } | ClusterError::Config { .. }) => {
+                        break;
+                    }
+                    Err(error) => tracing::debug!(%error, "copies are announced later"),
+                }
+                drop(node);
+                tokio::time::sleep(PAUSE).await;
+            }
         }
         batch.clear();
-    }
-}
-
-async fn tell(shared: &Arc<Shared>, holders: Holders) {
-    if let Err(error) = shared.change(Op::Holders(holders)).await {
-        tracing::debug!(%error, "copies could not be announced");
-        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -185,7 +185,9 @@ impl Shared {
     pub(super) fn healthiest(&self, among: impl Iterator<Item = RaftId>) -> Option<RaftId> {
         let progress = self.progress.detail().members;
         let known = |id: &RaftId| progress.iter().find(|(member, ..)| member == id);
-        let best = among.max_by_key(|id| known(id).map_or(0, |(_, matched, _)| *matched))?;
+        let best = among
+            .filter(|id| self.mesh.answers(*id))
+            .max_by_key(|id| known(id).map_or(0, |(_, matched, _)| *matched))?;
         Some(best)
     }
 }

@@ -39,6 +39,10 @@ pub struct Metrics {
     pub log: LogStats,
     /// Transfers that this member served for others.
     pub transfers: TransferStats,
+    /// Copies that this member has made anew.
+    pub repaired: u64,
+    /// Copies that it could not make anew.
+    pub repairs_failed: u64,
     /// What the mesh has done.
     pub mesh: MeshStats,
     /// Datagrams that the mesh refused, by reason.
@@ -90,7 +94,10 @@ impl Cluster {
         let mesh = shared.mesh.stats();
         let net = shared.network.stats();
         let rejected = |why: Reject| (why.name(), mesh.rejected.of(why));
+        let (repaired, repairs_failed) = shared.repair.counts();
         Metrics {
+            repaired,
+            repairs_failed,
             is_leader: leadership.leader == shared.id,
             has_leader: leadership.leader != 0,
             term: leadership.term,

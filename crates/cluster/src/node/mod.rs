@@ -21,12 +21,14 @@ mod objects;
 mod pending;
 mod permit;
 mod progress;
+mod repair;
 mod rpc;
 mod snapshots;
 mod start;
 mod status;
 mod stop;
 mod tasks;
+mod unannounced;
 mod wake;
 
 use std::fmt;
@@ -37,15 +39,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use apply::Observer;
 pub use config::{ClusterConfig, Start};
-pub use fetch::Fetched;
+pub use fetch::{Arriving, Fetched};
 pub use metrics::{Metrics, PeerMetrics};
 pub use objects::PutOutcome;
 pub use permit::Consistency;
 pub use status::{LeaseStatus, MemberStatus, Status};
+pub use unannounced::NewObject;
 
 use self::estranged::Estranged;
 use self::fetch::Fetches;
@@ -54,11 +57,13 @@ use self::inbox::Letterbox;
 use self::leases::Leases;
 use self::pending::Pending;
 use self::progress::Progress;
+use self::repair::Repair;
+use self::unannounced::Unannounced;
 use crate::catalogue::{Catalogue, Member};
 use crate::core::Leadership;
 use crate::error::ClusterError;
 use crate::ids::{ClusterId, NodeKey, ObjectId, RaftId};
-use crate::lease::LeaseGate;
+use crate::lease::{LeaseGate, boot_clock};
 use crate::mesh::discovery::Discovery;
 use crate::net::{Identity, Network};
 use crate::store::ObjectStore;
@@ -91,10 +96,16 @@ pub(crate) struct Shared {
     gate: Arc<LeaseGate>,
     holdings: Holdings,
     fetches: Fetches,
+    repair: Arc<Repair>,
+    unannounced: Unannounced,
+    /// Puts whose last copies are made behind the answer.
+    late: Arc<Semaphore>,
     estranged: Estranged,
     /// Sent and listened for while this is there.
     beacons: Mutex<Option<Discovery>>,
     releases: change::Releases,
+    /// What transfers run on: not the thread of whoever asks for one.
+    runtime: tokio::runtime::Handle,
     /// Why the node has stopped, once it has.
     failed: watch::Sender<Option<String>>,
     threads: Mutex<Option<stop::Threads>>,
@@ -138,6 +149,17 @@ impl Cluster {
             Ok(reason) => reason.clone().unwrap_or_default(),
             Err(_) => "the node was stopped".to_owned(),
         }
+    }
+
+    /// Bytes of this object are damaged here: they are brought here again.
+    pub fn damaged(&self, object: ObjectId) {
+        self.lost(object);
+        self.0.repair.object(object);
+    }
+
+    /// Whether this node may answer without asking a majority first.
+    pub fn may_serve(&self) -> bool {
+        self.0.gate.may_serve(boot_clock()).is_ok()
     }
 
     /// Stops: hands leadership over if it can, then closes connections, log and catalogue.

@@ -1,21 +1,29 @@
 //! Objects: stored on a majority before they are announced, fetched from whoever has them.
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::task::{JoinError, JoinSet};
 
-use super::change::refused;
+use super::change::{encode, refused};
 use super::pending::Settled;
 use super::{Cluster, Shared};
-use crate::catalogue::{Condition, Entry, Op, Outcome, Purge, Put, Remove, Scope};
+use crate::catalogue::{
+    Command, Condition, Entry, Op, Outcome, Purge, Put, Remove, RequestId, Scope,
+};
 use crate::error::ClusterError;
 use crate::ids::{ObjectId, RaftId};
 use crate::store::{ObjectInfo, StoreError};
-use crate::transfer::ReaderSource;
+use crate::transfer::StoredSource;
 
 /// How long other members may take to store a copy after a majority has it.
 const LATE_COPIES: Duration = Duration::from_mins(1);
+/// A member that takes longer than this, and than so many bytes a second, is helped out by another one.
+const HEDGE: Duration = Duration::from_secs(1);
+const SLOW_RATE: u64 = 16 << 20;
+
+type Copies = JoinSet<(RaftId, Result<(), ClusterError>)>;
 
 /// What became of a put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,11 +37,6 @@ pub enum PutOutcome {
 }
 
 impl Cluster {
-    /// A name for an object that is about to be stored here.
-    pub fn new_object(&self) -> ObjectId {
-        self.0.new_object()
-    }
-
     /// Makes an object, which the store of this node holds whole under `object`, the cluster's: answers once a majority
     /// holds the bytes and all members agree that the key has them. `info` has length and digest.
     ///
@@ -44,12 +47,31 @@ impl Cluster {
         info: ObjectInfo,
         condition: Condition,
     ) -> Result<PutOutcome, ClusterError> {
-        let outcome = self.0.put(object, info, condition).await;
-        if !matches!(outcome, Ok(PutOutcome::Created | PutOutcome::Replaced)) {
-            // Where it did happen after all, nobody holds the bytes here any more, and others are asked.
+        let outcome = match self.0.gather(object, &info, condition).await {
+            Ok((put, announced)) => {
+                // Where it is not known whether it happened, the bytes stay: in the end somebody asks for them, or the sweep finds
+                // them.
+                self.0.announce(put, announced).await?
+            }
+            Err(error) => {
+                self.0.forget_unless_known(vec![object]).await;
+                return Err(error);
+            }
+        };
+        if outcome == PutOutcome::Failed {
             self.0.forget_unless_known(vec![object]).await;
         }
-        outcome
+        Ok(outcome)
+    }
+
+    /// Whether an object of this description can be announced.
+    ///
+    /// # Errors
+    /// [`ClusterError::Config`] with what is too long or too much.
+    pub fn check(&self, info: &ObjectInfo) -> Result<(), ClusterError> {
+        let request = RequestId { node: self.0.id, boot: 0, serial: 0 };
+        let put = put_of(ObjectId { node: 0, serial: 0 }, info, Condition::Any, Vec::new());
+        encode(&Command { request, op: Op::Put(put) }).map(drop)
     }
 
     /// Removes the object of `key` on all members: when this answers, none serves it. `false`: there was none. `None`: the
@@ -87,40 +109,29 @@ impl Cluster {
 }
 
 impl Shared {
-    pub(super) fn new_object(&self) -> ObjectId {
-        let serial = self.serial.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        ObjectId { node: self.id, serial }
-    }
-
-    async fn put(
+    /// Brings the bytes to a majority. Answers with the command that announces them, and whom to tell once it has.
+    async fn gather(
         self: &Arc<Self>,
         object: ObjectId,
-        info: ObjectInfo,
+        info: &ObjectInfo,
         condition: Condition,
-    ) -> Result<PutOutcome, ClusterError> {
-        let (Some(len), Some(digest)) = (info.len, info.digest) else {
+    ) -> Result<(Put, oneshot::Sender<()>), ClusterError> {
+        if info.len.is_none() || info.digest.is_none() {
             let what = "an object is announced with its length and digest".to_owned();
             return Err(ClusterError::Config { what });
-        };
-        let info = Arc::new(info);
+        }
         let (announced, known) = oneshot::channel();
-        let holders = self.copy_to_majority(object, &info, known).await?;
-        let ObjectInfo { key, content_type, content_encoding, tags, .. } = (*info).clone();
-        let op = Op::Put(Put {
-            key,
-            object,
-            len,
-            digest,
-            content_type,
-            content_encoding,
-            tags,
-            expires_ms: info.expires_ms,
-            last_modified_ms: info.last_modified_ms,
-            now_ms: super::now_ms(),
-            condition,
-            holders,
-        });
-        let outcome = self.change(op).await?.outcome;
+        let holders = self.copy_to_majority(object, &Arc::new(info.clone()), known).await?;
+        Ok((put_of(object, info, condition, holders), announced))
+    }
+
+    /// `Err`: whether it happened is not known.
+    async fn announce(
+        &self,
+        put: Put,
+        announced: oneshot::Sender<()>,
+    ) -> Result<PutOutcome, ClusterError> {
+        let outcome = self.change(Op::Put(put)).await?.outcome;
         // Whoever waits for it has gone if there are no further copies.
         let _ = announced.send(());
         match outcome {
@@ -131,6 +142,11 @@ impl Shared {
         }
     }
 
+    /// Holders that make a majority of the voters' number.
+    pub(super) fn needed(&self) -> usize {
+        self.progress.detail().conf_state.voters.len().max(1) / 2 + 1
+    }
+
     /// Copies to other members until a majority of the voters' number holds the bytes, this node included. Further copies
     /// go on behind, and are announced when they are there and the object is `known`.
     async fn copy_to_majority(
@@ -139,49 +155,79 @@ impl Shared {
         info: &Arc<ObjectInfo>,
         known: oneshot::Receiver<()>,
     ) -> Result<Vec<RaftId>, ClusterError> {
-        let voters = self.progress.detail().conf_state.voters.len().max(1);
-        let needed = voters / 2 + 1;
-        let wanted = self.copies.max(needed);
-        let mut others = self.by_distance();
+        let needed = self.needed();
+        let mut others = VecDeque::from(self.by_distance());
         let mut copies = JoinSet::new();
         let mut holders = vec![self.id];
-        let mut failure = None;
-        let start = |copies: &mut JoinSet<_>, peer: RaftId| {
-            let (shared, info) = (self.clone(), info.clone());
-            copies.spawn(async move { (peer, shared.copy_to(peer, object, &info).await) });
-        };
-        for peer in others.drain(..others.len().min(wanted - 1)) {
-            start(&mut copies, peer);
+        let mut failures = Failures::default();
+        let mut again = BTreeSet::new();
+        for _ in 1..needed {
+            self.begin_copy(&mut copies, &mut others, object, info);
         }
+        // The rest begins at once too, where it is likely to come to something.
+        let wanted = self.copies.saturating_sub(needed);
+        let further = others.iter().filter(|id| self.mesh.answers(**id)).count().min(wanted);
+        let late = self.late.clone().try_acquire_owned().ok();
+        if late.is_some() {
+            for _ in 0..further {
+                self.begin_copy(&mut copies, &mut others, object, info);
+            }
+        }
+        let patience = HEDGE + Duration::from_secs(info.len.unwrap_or(0) / SLOW_RATE);
+        let mut hedge = std::pin::pin!(tokio::time::sleep(patience));
         while holders.len() < needed {
-            match copies.join_next().await {
-                Some(Ok((peer, Ok(())))) => holders.push(peer),
-                Some(Ok((peer, Err(error)))) => {
-                    tracing::debug!(peer, %error, "a copy failed");
-                    failure = Some(error);
-                    if !others.is_empty() {
-                        start(&mut copies, others.remove(0));
+            tokio::select! {
+                copied = copies.join_next() => match copied {
+                    Some(Ok((peer, Ok(())))) => holders.push(peer),
+                    Some(copied) => {
+                        // The connection may have been one that the peer, or this node's sleep, had ended.
+                        if let Ok((peer, Err(ClusterError::Unreachable { .. }))) = &copied
+                            && again.insert(*peer)
+                        {
+                            others.push_back(*peer);
+                        }
+                        failures.count(copied);
+                        self.begin_copy(&mut copies, &mut others, object, info);
                     }
-                }
-                Some(Err(_)) => {}
-                None => {
-                    return Err(
-                        failure.unwrap_or(ClusterError::NoQuorum { waited: Duration::ZERO })
-                    );
+                    None => return Err(failures.error()),
+                },
+                () = &mut hedge, if !others.is_empty() => {
+                    self.begin_copy(&mut copies, &mut others, object, info);
+                    hedge.as_mut().reset(tokio::time::Instant::now() + patience);
                 }
             }
         }
-        if !copies.is_empty() {
-            tokio::spawn(self.clone().late_copies(object, copies, known));
+        let enough = holders.len() + copies.len() >= self.copies.min(needed + further);
+        if let Some(turn) = late.filter(|_| !copies.is_empty()) {
+            self.runtime.spawn(self.clone().late_copies(object, copies, known, turn));
+        } else if !copies.is_empty() || !enough {
+            // There are enough under way already; this one is seen to later.
+            self.repair.object(object);
         }
         Ok(holders)
+    }
+
+    /// Begins a copy to the nearest of the `others`, if there is one.
+    fn begin_copy(
+        self: &Arc<Self>,
+        copies: &mut Copies,
+        others: &mut VecDeque<RaftId>,
+        object: ObjectId,
+        info: &Arc<ObjectInfo>,
+    ) {
+        if let Some(peer) = others.pop_front() {
+            let (shared, info) = (self.clone(), info.clone());
+            let copy = async move { (peer, shared.copy_to(peer, object, &info).await) };
+            copies.spawn_on(copy, &self.runtime);
+        }
     }
 
     async fn late_copies(
         self: Arc<Self>,
         object: ObjectId,
-        mut copies: JoinSet<(RaftId, Result<(), ClusterError>)>,
+        mut copies: Copies,
         known: oneshot::Receiver<()>,
+        _turn: OwnedSemaphorePermit,
     ) {
         let all = async {
             // Copies of an object that is not known yet would be news of one that is not known any more: all members would
@@ -195,29 +241,34 @@ impl Shared {
                 }
             };
             if !announced {
-                return;
+                return true;
             }
-            let gained = |copied| {
-                if let Ok((peer, Ok(()))) = copied {
+            let gained = |copied| match copied {
+                Ok((peer, Ok(()))) => {
                     self.holdings.gained(peer, object);
+                    true
                 }
+                _ => false,
             };
-            early.into_iter().for_each(gained);
+            let mut whole = early.into_iter().map(gained).fold(true, |all, one| all & one);
             while let Some(copied) = copies.join_next().await {
-                gained(copied);
+                whole &= gained(copied);
             }
+            whole
         };
-        let _ = tokio::time::timeout(LATE_COPIES, all).await;
+        if tokio::time::timeout(LATE_COPIES, all).await != Ok(true) {
+            self.repair.object(object);
+        }
     }
 
-    async fn copy_to(
+    pub(super) async fn copy_to(
         &self,
         peer: RaftId,
         object: ObjectId,
         info: &ObjectInfo,
     ) -> Result<(), ClusterError> {
-        let reader = self.store.open(object).await?.ok_or_else(gone)?;
-        let mut source = ReaderSource::new(Arc::from(reader), 0);
+        // Opened when it is its turn: an open object cannot leave the cache.
+        let mut source = StoredSource::new(self.store.clone(), object, info.digest);
         self.transfers.push(peer, object, info, &mut source).await?;
         Ok(())
     }
@@ -250,9 +301,52 @@ impl Shared {
     }
 }
 
-fn gone() -> ClusterError {
-    ClusterError::Store(StoreError::Failed {
-        what: "finding an object that has just been stored",
-        source: "it has been evicted: the cache is too small for what is being stored".into(),
-    })
+/// What came of copies that failed.
+#[derive(Default)]
+struct Failures {
+    last: Option<ClusterError>,
+    /// One that is not for want of room: with it, not all are.
+    other: Option<ClusterError>,
+}
+
+impl Failures {
+    fn count(&mut self, copied: Result<(RaftId, Result<(), ClusterError>), JoinError>) {
+        let error = match copied {
+            Ok((_, Ok(()))) => return,
+            Ok((peer, Err(error))) => {
+                tracing::debug!(peer, %error, "a copy failed");
+                error
+            }
+            Err(error) => ClusterError::Refused { reason: error.to_string() },
+        };
+        if matches!(error, ClusterError::Store(StoreError::Full { .. })) {
+            self.last = Some(error);
+        } else {
+            self.other = Some(error);
+        }
+    }
+
+    fn error(self) -> ClusterError {
+        let nobody = ClusterError::NoQuorum { waited: Duration::ZERO };
+        self.other.or(self.last).unwrap_or(nobody)
+    }
+}
+
+/// The command that announces an object. What is not known of it yet is left empty.
+fn put_of(object: ObjectId, info: &ObjectInfo, condition: Condition, holders: Vec<RaftId>) -> Put {
+    let ObjectInfo { key, content_type, content_encoding, tags, .. } = info.clone();
+    Put {
+        key,
+        object,
+        len: info.len.unwrap_or(0),
+        digest: info.digest.unwrap_or_default(),
+        content_type,
+        content_encoding,
+        tags,
+        expires_ms: info.expires_ms,
+        last_modified_ms: info.last_modified_ms,
+        now_ms: super::now_ms(),
+        condition,
+        holders,
+    }
 }

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Cluster;
+use super::{Cluster, now_ms};
 use crate::catalogue::Entry;
 use crate::error::ClusterError;
 use crate::lease::boot_clock;
@@ -21,7 +21,7 @@ pub enum Consistency {
 }
 
 impl Cluster {
-    /// What `key` has. Without a serve lease, and where nothing is known under the key, a majority is asked, as for
+    /// What `key` has. Without a serve lease, and where nothing that is not over is known under the key, a majority is asked, as for
     /// [`Consistency::Linearizable`]; fails if none answers.
     pub async fn read(
         &self,
@@ -32,6 +32,8 @@ impl Cluster {
         if consistency == Consistency::Local
             && self.0.gate.may_serve(boot_clock()).is_ok()
             && let Some(entry) = self.0.catalogue.get(key)
+            // After its end there may be a newer one that has not come here yet.
+            && entry.live(now_ms())
         {
             return Ok(Some(entry));
         }

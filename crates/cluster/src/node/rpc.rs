@@ -25,6 +25,8 @@ pub(super) const RELEASE: &str = "release";
 pub(super) const SNAPSHOT_FAILED: &str = "snapshot-failed";
 /// Add, remove, transfer: what [`super::members`] says.
 pub(super) const MEMBERS: &str = "members";
+/// Which of these objects may still be announced by puts of the asked member. Payload and answer: numbers of 16 bytes.
+pub(super) const UNANNOUNCED: &str = "unannounced";
 
 pub(super) fn encode_index(index: u64) -> Bytes {
     Bytes::copy_from_slice(&index.to_le_bytes())
@@ -87,6 +89,7 @@ async fn answer(
             shared.ask_driver(|answer| Input::Release(index, answer)).await.map(done)
         }
         SNAPSHOT_FAILED => shared.letterbox.put(Input::SnapshotFailed(peer)).map(done),
+        UNANNOUNCED => shared.unannounced(&payload),
         MEMBERS => shared.change_members_here(&payload).await,
         _ => Err(ClusterError::Refused {
             reason: format!("there is no {method:?}; is the other node newer?"),

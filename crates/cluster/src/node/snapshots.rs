@@ -13,7 +13,7 @@ use crate::catalogue::{Catalogue, SnapshotWriter, Verified};
 use crate::error::ClusterError;
 use crate::ids::RaftId;
 use crate::store::{BoxFuture, StoreError};
-use crate::transfer::{ChunkSource, SnapshotMark, SnapshotSink, SnapshotStore};
+use crate::transfer::{ChunkSource, SnapshotMark, SnapshotStore};
 
 /// Gives peers what the state machine holds, frozen at the moment when they ask.
 pub(super) struct Frozen {
@@ -44,21 +44,6 @@ impl SnapshotStore for Frozen {
             }
             let mark = SnapshotMark { index: mark.index, term: mark.term, len: None };
             Ok(Some((mark, Box::new(Chunks(Some(writer))) as Box<dyn ChunkSource>)))
-        })
-    }
-
-    fn create(
-        &self,
-        from: RaftId,
-        _mark: SnapshotMark,
-    ) -> BoxFuture<'_, Result<Box<dyn SnapshotSink>, StoreError>> {
-        Box::pin(async move {
-            Err(failed(
-                "taking a snapshot",
-                ClusterError::Refused {
-                    reason: format!("member {from} sent one that was not asked for"),
-                },
-            ))
         })
     }
 }
@@ -97,17 +82,17 @@ impl ChunkSource for Chunks {
             Ok(chunk)
         })
     }
-
-    fn digest(&self) -> Option<[u8; 32]> {
-        None
-    }
 }
 
 /// Fetches the snapshot that `message` announces, and hands both to Raft's thread.
 pub(super) async fn fetch(later: Later, message: Message) {
     let Some(shared) = later.upgrade() else { return };
     let (peer, index) = (message.from, message.get_snapshot().get_metadata().index);
-    let fetched = pull(&shared, peer, index).await;
+    // On a task of its own: whatever becomes of it, Raft's thread hears that it is over, and may begin another.
+    let pulling = tokio::spawn(pull(shared.clone(), peer, index)).await;
+    let fetched = pulling.unwrap_or_else(|error| {
+        Err(ClusterError::Catalogue { act: "received", reason: error.to_string() })
+    });
     let verified = match fetched {
         Ok(verified) => Some(verified),
         Err(error) => {
@@ -126,7 +111,7 @@ pub(super) async fn fetch(later: Later, message: Message) {
     }
 }
 
-async fn pull(shared: &Arc<Shared>, peer: RaftId, index: u64) -> Result<Verified, ClusterError> {
+async fn pull(shared: Arc<Shared>, peer: RaftId, index: u64) -> Result<Verified, ClusterError> {
     let mut pull = shared.transfers.pull_snapshot(peer, index).await?;
     let catalogue: Catalogue = shared.catalogue.clone();
     let (sender, chunks) = crossbeam_channel::bounded::<Bytes>(16);

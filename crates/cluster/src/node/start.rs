@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use raft::prelude::{Message, MessageType};
-use tokio::sync::{mpsc, watch};
+use straightway_wire::raft::decode_conf_state;
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::apply::{Applier, Marks, Observer};
 use super::change::Releases;
@@ -22,9 +23,11 @@ use super::leases::{self, Leases};
 use super::mesh::Mesh;
 use super::pending::Pending;
 use super::progress::{Detail, Progress};
+use super::repair::{self, Repair};
 use super::snapshots::{self, Frozen};
 use super::stop::{Threads, thread};
 use super::tasks::{introduce, receive, refresh_mesh, tell_leader};
+use super::unannounced::Unannounced;
 use super::wake::Wake;
 use super::{Cluster, ClusterConfig, Shared, Start, addresses_of, discover, expire, members, rpc};
 use super::{inbox, installing};
@@ -42,6 +45,8 @@ use crate::transfer::{TransferServer, Transfers};
 const INBOUND: usize = 256;
 /// Batches for the applying thread.
 const TASKS: usize = 256;
+/// Puts at a time whose last copies are made behind the answer.
+const LATE: usize = 64;
 /// Jobs for the log's thread.
 const JOBS: usize = 1024;
 
@@ -229,6 +234,7 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
     let gate = leases.holder.lock().gate();
     leases.applied(applied, false);
     let (holdings, news) = Holdings::new();
+    let (repair, wanted) = Repair::new();
     let driver = Driver {
         core,
         storage,
@@ -283,9 +289,13 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
         gate,
         holdings,
         fetches: Fetches::default(),
+        repair: Arc::new(repair),
+        unannounced: Unannounced::default(),
+        late: Arc::new(Semaphore::new(LATE)),
         estranged: Estranged::default(),
         beacons: Mutex::default(),
         releases: Releases::default(),
+        runtime: tokio::runtime::Handle::current(),
         failed: watch::Sender::new(None),
         threads: Mutex::new(None),
         _identity: identity,
@@ -312,6 +322,7 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
     tokio::spawn(members::promote(weak.clone()));
     tokio::spawn(holdings::run(weak.clone(), news));
     tokio::spawn(expire::run(weak.clone()));
+    tokio::spawn(repair::run(weak.clone(), wanted, config.repair_after));
     tokio::spawn(refresh_mesh(weak.clone()));
     tokio::spawn(tell_leader(weak.clone(), observer));
     tokio::spawn(introduce(weak, me));

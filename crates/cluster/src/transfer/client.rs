@@ -9,11 +9,11 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::parts::Part;
 use super::stream::{Body, PROGRESS, Piece, Receiver, Sender};
-use super::talk::{Answer, Info, Opening, Trailer, decode_answer, encode_opening, invalid};
+use super::talk::{Answer, Opening, Trailer, decode_answer, encode_opening, invalid};
 use super::{ChunkSource, SnapshotMark};
 use crate::error::ClusterError;
 use crate::ids::{ObjectId, RaftId};
-use crate::net::Network;
+use crate::net::{Network, TransferSort};
 use crate::store::{ObjectInfo, StoreError};
 
 /// Sends to other members and fetches from them: at most [`crate::net::NetLimits::transfers`] at once to each, the others wait.
@@ -49,7 +49,7 @@ impl Transfers {
         info: &ObjectInfo,
         source: &mut dyn ChunkSource,
     ) -> Result<[u8; 32], ClusterError> {
-        let opening = Opening::Push { id: id.to_bytes(), info: Info::from(info) };
+        let opening = Opening::Push { id: id.to_bytes(), info: info.clone() };
         let (trailer, digest) = self.send(peer, opening, source).await?;
         if trailer.digest.is_some_and(|sent| sent != digest) {
             return Err(StoreError::Digest.into());
@@ -57,21 +57,7 @@ impl Transfers {
         Ok(digest)
     }
 
-    /// Sends a snapshot; returns when it is taken over there.
-    ///
-    /// # Errors
-    /// As [`Transfers::push`].
-    pub async fn push_snapshot(
-        &self,
-        peer: RaftId,
-        mark: SnapshotMark,
-        source: &mut dyn ChunkSource,
-    ) -> Result<(), ClusterError> {
-        let opening = Opening::PushSnapshot { mark: mark.into() };
-        self.send(peer, opening, source).await.map(drop)
-    }
-
-    /// Fetches an object, from `offset` on.
+    /// Fetches an object, from `offset` on, at most `len` bytes. `sort`: whether a store takes it or a client.
     ///
     /// # Errors
     /// [`ClusterError::Refused`] when the peer has not got it, [`ClusterError::Unreachable`], [`ClusterError::Timeout`].
@@ -79,14 +65,19 @@ impl Transfers {
         &self,
         peer: RaftId,
         id: ObjectId,
-        offset: u64,
-    ) -> Result<Pull, ClusterError> {
-        let opening = Opening::Pull { id: id.to_bytes(), offset };
-        match self.fetch(peer, &opening).await? {
-            (Answer::Found { info }, body, permit) => {
-                let hasher = (offset == 0).then(Sha256::new);
-                let info = ObjectInfo::from(info);
-                Ok(Pull { peer, info, offset, body, hasher, ended: false, permit: Some(permit) })
+        (offset, len): (u64, Option<u64>),
+        sort: TransferSort,
+    ) -> Result<Pull<ObjectInfo>, ClusterError> {
+        let opening = Opening::Pull { id: id.to_bytes(), offset, len };
+        match self.fetch(peer, &opening, sort).await? {
+            (Answer::Found { info: about }, body, permit) => {
+                let rest = about.len.map(|whole| whole.saturating_sub(offset));
+                let whole = offset == 0 && len.is_none();
+                let promised = Promised {
+                    len: rest.map(|rest| len.map_or(rest, |len| len.min(rest))),
+                    digest: about.digest.filter(|_| whole),
+                };
+                Ok(Pull::new(peer, about, promised, whole, body, permit))
             }
             (other, ..) => Err(other.into_error()),
         }
@@ -100,18 +91,24 @@ impl Transfers {
         &self,
         peer: RaftId,
         index: u64,
-    ) -> Result<SnapshotPull, ClusterError> {
-        match self.fetch(peer, &Opening::PullSnapshot { index }).await? {
+    ) -> Result<Pull<SnapshotMark>, ClusterError> {
+        let opening = Opening::PullSnapshot { index };
+        match self.fetch(peer, &opening, TransferSort::Snapshot).await? {
             (Answer::FoundSnapshot { mark }, body, permit) => {
-                let (mark, hasher) = (mark.into(), Sha256::new());
-                Ok(SnapshotPull { peer, mark, body, hasher, ended: false, permit: Some(permit) })
+                let promised = Promised { len: mark.len, digest: None };
+                Ok(Pull::new(peer, mark, promised, true, body, permit))
             }
             (other, ..) => Err(other.into_error()),
         }
     }
 
-    async fn open(&self, peer: RaftId, opening: &Opening) -> Result<Open, ClusterError> {
-        let permit = self.network.transfer_permit(peer).await?;
+    async fn open(
+        &self,
+        peer: RaftId,
+        opening: &Opening,
+        sort: TransferSort,
+    ) -> Result<Open, ClusterError> {
+        let permit = self.network.transfer_permit(peer, sort).await?;
         let connection = Box::pin(self.network.open_bulk(peer)).await?;
         let unreachable = |reason: String| ClusterError::Unreachable { peer, reason };
         // It waits where the peer still serves older ones.
@@ -131,7 +128,8 @@ impl Transfers {
         opening: Opening,
         source: &mut dyn ChunkSource,
     ) -> Result<(Trailer, [u8; 32]), ClusterError> {
-        let Open { mut sender, mut receiver, permit } = self.open(peer, &opening).await?;
+        let Open { mut sender, mut receiver, permit } =
+            self.open(peer, &opening, TransferSort::Store).await?;
         let sent = {
             let answer = receiver.next(FOR_EVER);
             tokio::pin!(answer);
@@ -172,8 +170,9 @@ impl Transfers {
         &self,
         peer: RaftId,
         opening: &Opening,
+        sort: TransferSort,
     ) -> Result<(Answer, Body, OwnedSemaphorePermit), ClusterError> {
-        let Open { mut sender, mut receiver, permit } = self.open(peer, opening).await?;
+        let Open { mut sender, mut receiver, permit } = self.open(peer, opening, sort).await?;
         sender.flush().await.map_err(|error| at(peer, error))?;
         sender.finish();
         let answer = receiver.next(PROGRESS).await.map_err(|error| at(peer, error))?;
@@ -197,32 +196,49 @@ fn at(peer: RaftId, error: ClusterError) -> ClusterError {
     }
 }
 
-/// An object on its way. What has come can be served, and stored, before the rest has.
-pub struct Pull {
+/// What the whole is to be, as far as it is known before.
+struct Promised {
+    len: Option<u64>,
+    digest: Option<[u8; 32]>,
+}
+
+/// An object or a snapshot on its way: `About` says which. What has come can be served, and stored, before the rest has.
+pub struct Pull<About> {
     peer: RaftId,
-    info: ObjectInfo,
-    offset: u64,
+    about: About,
+    promised: Promised,
     body: Body,
-    /// Of a whole object.
+    /// Of what comes whole.
     hasher: Option<Sha256>,
-    ended: bool,
     /// Given back at the end: what has ended may be held for long.
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl fmt::Debug for Pull {
+impl<About: fmt::Debug> fmt::Debug for Pull<About> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pull")
             .field("peer", &self.peer)
-            .field("info", &self.info)
+            .field("about", &self.about)
             .finish_non_exhaustive()
     }
 }
 
-impl Pull {
-    /// What is known of it; its length and digest are.
-    pub fn info(&self) -> &ObjectInfo {
-        &self.info
+impl<About> Pull<About> {
+    fn new(
+        peer: RaftId,
+        about: About,
+        promised: Promised,
+        whole: bool,
+        body: Body,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        let hasher = whole.then(Sha256::new);
+        Self { peer, about, promised, body, hasher, permit: Some(permit) }
+    }
+
+    /// What is known of it; of an object, length and digest are.
+    pub fn about(&self) -> &About {
+        &self.about
     }
 
     /// From where it comes.
@@ -230,87 +246,34 @@ impl Pull {
         self.peer
     }
 
-    /// The next bytes, each chunk checked; `None`: that was all, and of a whole object length and digest are right.
+    /// The next bytes, each chunk checked; `None`: that was all, and of what came whole length and digest are right.
     ///
     /// # Errors
     /// [`ClusterError::Store`] with [`StoreError::Digest`] where what came is not what was announced: nothing of it may be kept.
     pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, ClusterError> {
-        if self.ended {
+        if self.permit.is_none() {
             return Ok(None);
         }
+        let promised = self.promised.len;
         match self.body.next().await.map_err(|error| at(self.peer, error))? {
             Piece::Chunk(chunk) => {
                 if let Some(hasher) = &mut self.hasher {
                     hasher.update(&chunk);
                 }
-                let expected = self.info.len.map(|len| len.saturating_sub(self.offset));
-                if expected.is_some_and(|expected| self.body.len() > expected) {
+                if promised.is_some_and(|len| self.body.len() > len) {
                     return Err(StoreError::Digest.into());
                 }
-                Ok(Some(chunk))
-            }
-            Piece::End(_) => {
-                self.ended = true;
-                self.permit = None;
-                let found = self.offset.saturating_add(self.body.len());
-                let short = self.info.len.is_some_and(|len| found < len && self.offset <= len);
-                let other = self.hasher.take().is_some_and(|hasher| {
-                    let found: [u8; 32] = hasher.finalize().into();
-                    self.info.digest.is_some_and(|digest| digest != found)
-                });
-                if short || other { Err(StoreError::Digest.into()) } else { Ok(None) }
-            }
-        }
-    }
-}
-
-/// A snapshot on its way.
-pub struct SnapshotPull {
-    peer: RaftId,
-    mark: SnapshotMark,
-    body: Body,
-    hasher: Sha256,
-    ended: bool,
-    /// Given back at the end: what has ended may be held for long.
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-impl fmt::Debug for SnapshotPull {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SnapshotPull")
-            .field("peer", &self.peer)
-            .field("mark", &self.mark)
-            .finish_non_exhaustive()
-    }
-}
-
-impl SnapshotPull {
-    /// Which one it is.
-    pub fn mark(&self) -> SnapshotMark {
-        self.mark
-    }
-
-    /// The next bytes; `None`: that was all, and its digest is right.
-    ///
-    /// # Errors
-    /// As [`Pull::next_chunk`].
-    pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, ClusterError> {
-        if self.ended {
-            return Ok(None);
-        }
-        match self.body.next().await.map_err(|error| at(self.peer, error))? {
-            Piece::Chunk(chunk) => {
-                self.hasher.update(&chunk);
                 Ok(Some(chunk))
             }
             Piece::End(trailer) => {
-                self.ended = true;
                 self.permit = None;
-                let found: [u8; 32] = self.hasher.finalize_reset().into();
-                if trailer.digest.is_some_and(|digest| digest != found) {
-                    return Err(StoreError::Digest.into());
-                }
-                Ok(None)
+                let short = promised.is_some_and(|len| self.body.len() < len);
+                let other = self.hasher.take().is_some_and(|hasher| {
+                    let found: [u8; 32] = hasher.finalize().into();
+                    let promised = self.promised.digest.or(trailer.digest);
+                    promised.is_some_and(|digest| digest != found)
+                });
+                if short || other { Err(StoreError::Digest.into()) } else { Ok(None) }
             }
         }
     }

@@ -3,43 +3,27 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
 use iroh::endpoint::{RecvStream, SendStream};
-use sha2::{Digest, Sha256};
 use straightway_buffer::MemoryPool;
 use straightway_wire::CHUNK_BYTES;
 
 use super::parts::Part;
 use super::sources::ReaderSource;
 use super::stream::{Body, PROGRESS, Piece, Receiver, Sender};
-use super::talk::{Answer, Info, Opening, decode_opening, encode_answer, invalid, object};
+use super::talk::{Answer, Opening, decode_opening, encode_answer, invalid, object};
 use super::{ChunkSource, SnapshotMark};
 use crate::error::ClusterError;
 use crate::ids::RaftId;
 use crate::net::BulkHandler;
-use crate::store::{BoxFuture, ObjectInfo, ObjectStore, StoreError};
+use crate::store::{BoxFuture, ObjectInfo, ObjectReader, ObjectStore, StoreError};
 
 /// A snapshot that is open for reading.
 pub type OpenSnapshot = (SnapshotMark, Box<dyn ChunkSource>);
 
-/// Gives and takes snapshots of the state machine.
+/// Gives snapshots of the state machine.
 pub trait SnapshotStore: fmt::Debug + Send + Sync + 'static {
     /// The snapshot at `index`, 0 for the newest; `None`: there is none.
     fn open(&self, index: u64) -> BoxFuture<'_, Result<Option<OpenSnapshot>, StoreError>>;
-    /// Begins to take one that `from` sends.
-    fn create(
-        &self,
-        from: RaftId,
-        mark: SnapshotMark,
-    ) -> BoxFuture<'_, Result<Box<dyn SnapshotSink>, StoreError>>;
-}
-
-/// Takes a snapshot; dropped before [`SnapshotSink::finish`], it forgets it.
-pub trait SnapshotSink: Send {
-    /// Appends.
-    fn write(&mut self, chunk: Bytes) -> BoxFuture<'_, Result<(), StoreError>>;
-    /// All has come, and is what was sent.
-    fn finish(self: Box<Self>) -> BoxFuture<'static, Result<(), StoreError>>;
 }
 
 /// What was served.
@@ -49,7 +33,7 @@ pub struct TransferStats {
     pub stored: u64,
     /// Objects that were sent.
     pub sent: u64,
-    /// Snapshots that were taken or sent.
+    /// Snapshots that were sent.
     pub snapshots: u64,
     /// Bytes that came.
     pub bytes_in: u64,
@@ -101,7 +85,6 @@ impl TransferServer {
 
     async fn transfer(
         &self,
-        peer: RaftId,
         mut sender: Sender,
         mut receiver: Receiver,
     ) -> Result<(), ClusterError> {
@@ -110,24 +93,18 @@ impl TransferServer {
         };
         match decode_opening(&opening)? {
             Opening::Push { id, info } => {
-                let stored = self.take_object(id, info.into(), Body::new(receiver)).await;
+                let stored = self.take_object(id, info, Body::new(receiver)).await;
                 let stored = stored.map(|digest| Answer::Stored { digest });
                 self.conclude(&mut sender, stored, &self.counters.stored).await
             }
-            Opening::PushSnapshot { mark } => {
-                let taken = self.take_snapshot(peer, mark.into(), Body::new(receiver)).await;
-                let taken = taken.map(|digest| Answer::Stored { digest });
-                self.conclude(&mut sender, taken, &self.counters.snapshots).await
-            }
-            Opening::Pull { id, offset } => {
-                let reader: Arc<_> = match self.store.open(object(id)).await {
+            Opening::Pull { id, offset, len } => {
+                let reader: Arc<dyn ObjectReader> = match self.store.open(object(id)).await {
                     Ok(Some(reader)) => reader.into(),
                     Ok(None) => return say(&mut sender, &Answer::Missing).await,
                     Err(error) => return say(&mut sender, &error.into()).await,
                 };
-                let answer =
-                    Answer::Found { info: Info::from(crate::store::ObjectReader::info(&*reader)) };
-                let mut source = ReaderSource::new(reader, offset);
+                let answer = Answer::Found { info: reader.info().clone() };
+                let mut source = ReaderSource::part(reader, offset, len);
                 self.give(&mut sender, &answer, &mut source, &self.counters.sent).await
             }
             Opening::PullSnapshot { index } => {
@@ -136,7 +113,7 @@ impl TransferServer {
                     Ok(None) => return say(&mut sender, &Answer::Missing).await,
                     Err(error) => return say(&mut sender, &error.into()).await,
                 };
-                let answer = Answer::FoundSnapshot { mark: mark.into() };
+                let answer = Answer::FoundSnapshot { mark };
                 self.give(&mut sender, &answer, &mut *source, &self.counters.snapshots).await
             }
         }
@@ -185,33 +162,6 @@ impl TransferServer {
         }
     }
 
-    async fn take_snapshot(
-        &self,
-        peer: RaftId,
-        mark: SnapshotMark,
-        mut body: Body,
-    ) -> Result<[u8; 32], ClusterError> {
-        let mut sink = self.snapshots.create(peer, mark).await?;
-        let mut hasher = Sha256::new();
-        loop {
-            match body.next().await? {
-                Piece::Chunk(chunk) => {
-                    self.counters.bytes_in.fetch_add(chunk.len() as u64, Ordering::Relaxed);
-                    hasher.update(&chunk);
-                    sink.write(chunk).await?;
-                }
-                Piece::End(trailer) => {
-                    let digest: [u8; 32] = hasher.finalize().into();
-                    if trailer.digest.is_some_and(|sent| sent != digest) {
-                        return Err(StoreError::Digest.into());
-                    }
-                    sink.finish().await?;
-                    return Ok(digest);
-                }
-            }
-        }
-    }
-
     /// Says what became of what was sent.
     async fn conclude(
         &self,
@@ -248,7 +198,7 @@ impl BulkHandler for TransferServer {
     fn serve(&self, peer: RaftId, send: SendStream, receive: RecvStream) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let receiver = Receiver::new(receive, self.pool.clone());
-            if let Err(error) = self.transfer(peer, Sender::new(send), receiver).await {
+            if let Err(error) = self.transfer(Sender::new(send), receiver).await {
                 self.counters.failed.fetch_add(1, Ordering::Relaxed);
                 tracing::info!(peer, %error, "a transfer came to nothing");
             }

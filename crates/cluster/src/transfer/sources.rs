@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use straightway_wire::CHUNK_BYTES;
-use tokio::sync::mpsc;
 
-use crate::store::{BoxFuture, ObjectReader, StoreError};
+use crate::ids::ObjectId;
+use crate::store::{BoxFuture, ObjectReader, ObjectStore, StoreError};
 
 /// Bytes to be sent, in order.
 pub trait ChunkSource: Send {
@@ -29,6 +29,7 @@ pub trait ChunkSource: Send {
 pub struct ReaderSource {
     reader: Arc<dyn ObjectReader>,
     offset: u64,
+    end: u64,
     whole: bool,
 }
 
@@ -39,16 +40,26 @@ impl fmt::Debug for ReaderSource {
 }
 
 impl ReaderSource {
-    /// From `offset` on.
-    pub fn new(reader: Arc<dyn ObjectReader>, offset: u64) -> Self {
-        Self { reader, offset, whole: offset == 0 }
+    /// All of it.
+    pub fn new(reader: Arc<dyn ObjectReader>) -> Self {
+        Self::part(reader, 0, None)
+    }
+
+    /// From `offset` on, at most `len` bytes.
+    pub fn part(reader: Arc<dyn ObjectReader>, offset: u64, len: Option<u64>) -> Self {
+        let end = len.map_or(u64::MAX, |len| offset.saturating_add(len));
+        Self { reader, offset, end, whole: offset == 0 && len.is_none() }
     }
 }
 
 impl ChunkSource for ReaderSource {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, StoreError>> {
         Box::pin(async {
-            let chunk = self.reader.read(self.offset, CHUNK_BYTES).await?;
+            let left = usize::try_from(self.end.saturating_sub(self.offset)).unwrap_or(CHUNK_BYTES);
+            if left == 0 {
+                return Ok(None);
+            }
+            let chunk = self.reader.read(self.offset, left.min(CHUNK_BYTES)).await?;
             self.offset = self.offset.saturating_add(chunk.len() as u64);
             Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
         })
@@ -63,42 +74,48 @@ impl ChunkSource for ReaderSource {
     }
 }
 
-/// Bytes that are sent as they come in: what is read from a client goes to other members at the same time. A sender that is dropped
-/// before [`ChannelSource::END`] was sent has given up.
+/// An object that is stored, opened when it is to be sent.
 #[derive(Debug)]
-pub struct ChannelSource {
-    chunks: mpsc::Receiver<Result<Bytes, StoreError>>,
-    ended: bool,
+pub struct StoredSource {
+    store: Arc<dyn ObjectStore>,
+    object: ObjectId,
+    digest: Option<[u8; 32]>,
+    open: Option<ReaderSource>,
 }
 
-impl ChannelSource {
-    /// What is sent last: no bytes.
-    pub const END: Bytes = Bytes::new();
-
-    /// From this channel.
-    pub fn new(chunks: mpsc::Receiver<Result<Bytes, StoreError>>) -> Self {
-        Self { chunks, ended: false }
+impl StoredSource {
+    /// All of an object, whose digest is this if it is known.
+    pub fn new(store: Arc<dyn ObjectStore>, object: ObjectId, digest: Option<[u8; 32]>) -> Self {
+        Self { store, object, digest, open: None }
     }
 }
 
-impl ChunkSource for ChannelSource {
+impl ChunkSource for StoredSource {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, StoreError>> {
         Box::pin(async {
-            if self.ended {
-                return Ok(None);
-            }
-            match self.chunks.recv().await {
-                Some(Ok(chunk)) if chunk.is_empty() => {
-                    self.ended = true;
-                    Ok(None)
+            let open = match &mut self.open {
+                Some(open) => open,
+                none => {
+                    let found = self.store.open(self.object).await?;
+                    none.insert(ReaderSource::new(Arc::from(found.ok_or_else(gone)?)))
                 }
-                Some(Ok(chunk)) => Ok(Some(chunk)),
-                Some(Err(error)) => Err(error),
-                None => Err(StoreError::Failed {
-                    what: "reading what is to be stored",
-                    source: "it ended too early".into(),
-                }),
-            }
+            };
+            open.next().await
         })
+    }
+
+    fn knows_digest(&self) -> bool {
+        self.digest.is_some()
+    }
+
+    fn digest(&self) -> Option<[u8; 32]> {
+        self.digest
+    }
+}
+
+fn gone() -> StoreError {
+    StoreError::Failed {
+        what: "finding an object that has been stored",
+        source: "it has been evicted: the cache is too small for what is being stored".into(),
     }
 }

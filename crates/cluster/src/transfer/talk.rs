@@ -3,6 +3,7 @@ use bytes::Bytes;
 use rkyv::rancor::Failure;
 use straightway_wire::{MessageHeader, MessageType, Segments, encode_frame};
 
+use super::SnapshotMark;
 use crate::error::ClusterError;
 use crate::ids::ObjectId;
 use crate::store::{ObjectInfo, StoreError};
@@ -16,12 +17,10 @@ const MAX_WORDS: usize = 512;
 #[derive(Debug, Clone, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
 pub(crate) enum Opening {
     /// To send an object.
-    Push { id: [u8; 16], info: Info },
-    /// To fetch one, from an offset on.
-    Pull { id: [u8; 16], offset: u64 },
-    /// To send a snapshot.
-    PushSnapshot { mark: Mark },
-    /// To fetch one; 0: the newest.
+    Push { id: [u8; 16], info: ObjectInfo },
+    /// To fetch one, from an offset on: so many bytes at most.
+    Pull { id: [u8; 16], offset: u64, len: Option<u64> },
+    /// To fetch a snapshot; 0: the newest.
     PullSnapshot { index: u64 },
 }
 
@@ -31,9 +30,9 @@ pub(crate) enum Answer {
     /// It is stored; objects with this digest.
     Stored { digest: [u8; 32] },
     /// The object follows.
-    Found { info: Info },
+    Found { info: ObjectInfo },
     /// The snapshot follows.
-    FoundSnapshot { mark: Mark },
+    FoundSnapshot { mark: SnapshotMark },
     /// It is not here.
     Missing,
     /// There is no room.
@@ -51,63 +50,6 @@ pub(crate) struct Trailer {
     pub(crate) len: u64,
     /// Their SHA-256; of a part of an object none is known.
     pub(crate) digest: Option<[u8; 32]>,
-}
-
-/// A snapshot's place in the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub(crate) struct Mark {
-    pub(crate) index: u64,
-    pub(crate) term: u64,
-    pub(crate) len: Option<u64>,
-}
-
-/// [`ObjectInfo`] on the wire.
-#[derive(Debug, Clone, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub(crate) struct Info {
-    key: String,
-    len: Option<u64>,
-    digest: Option<[u8; 32]>,
-    content_type: String,
-    content_encoding: String,
-    tags: Vec<String>,
-    expires_ms: u64,
-    last_modified_ms: u64,
-}
-
-impl From<&ObjectInfo> for Info {
-    fn from(info: &ObjectInfo) -> Self {
-        let ObjectInfo { len, digest, expires_ms, last_modified_ms, .. } = *info;
-        let (key, tags) = (info.key.clone(), info.tags.clone());
-        let content_type = info.content_type.clone();
-        let content_encoding = info.content_encoding.clone();
-        Self {
-            key,
-            len,
-            digest,
-            content_type,
-            content_encoding,
-            tags,
-            expires_ms,
-            last_modified_ms,
-        }
-    }
-}
-
-impl From<Info> for ObjectInfo {
-    fn from(info: Info) -> Self {
-        let Info { key, len, digest, content_type, content_encoding, .. } = info;
-        let Info { tags, expires_ms, last_modified_ms, .. } = info;
-        Self {
-            key,
-            len,
-            digest,
-            content_type,
-            content_encoding,
-            tags,
-            expires_ms,
-            last_modified_ms,
-        }
-    }
 }
 
 impl From<StoreError> for Answer {
@@ -178,8 +120,8 @@ mod tests {
     use proptest::prelude::*;
     use straightway_wire::{MIN_HEADER_SIZE, QUIC_CUT};
 
-    fn info() -> Info {
-        Info::from(&ObjectInfo {
+    fn info() -> ObjectInfo {
+        ObjectInfo {
             key: "a/b".to_owned(),
             len: Some(7),
             digest: Some([1; 32]),
@@ -187,16 +129,15 @@ mod tests {
             tags: vec!["x".to_owned(), "y".to_owned()],
             expires_ms: 9,
             ..ObjectInfo::default()
-        })
+        }
     }
 
     #[test]
     fn what_is_said_is_understood() {
-        let mark = Mark { index: 3, term: 2, len: None };
+        let mark = SnapshotMark { index: 3, term: 2, len: None };
         for opening in [
             Opening::Push { id: [1; 16], info: info() },
-            Opening::Pull { id: [2; 16], offset: 77 },
-            Opening::PushSnapshot { mark },
+            Opening::Pull { id: [2; 16], offset: 77, len: Some(3) },
             Opening::PullSnapshot { index: 0 },
         ] {
             let mut out = Segments::new(QUIC_CUT);
@@ -204,7 +145,6 @@ mod tests {
             let frame = out.finish().concat();
             assert_eq!(decode_opening(&frame[MIN_HEADER_SIZE..]).expect("valid"), opening);
         }
-        assert_eq!(Info::from(&ObjectInfo::from(info())), info());
         for answer in [
             Answer::Stored { digest: [1; 32] },
             Answer::Found { info: info() },

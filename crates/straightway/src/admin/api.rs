@@ -38,7 +38,7 @@ straightway admin listener
 /                     the dashboard
 /metrics              statistics for Prometheus
 /health/live          200 while the process runs
-/health/ready         200 while the node takes requests, 503 while it drains
+/health/ready         200 while the node takes requests; 503 while it drains, or has no serve lease in its cluster
 /api/stats            statistics as JSON, or some of them in rkyv (Accept: application/rkyv)
 /api/regions          what the cache's regions hold
 /api/objects          stored objects as JSON: ?prefix=, ?limit=, ?cursor=
@@ -87,6 +87,9 @@ async fn route(
         "/metrics" => render_metrics(node).await,
         "/health/live" => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "live\n".into())),
         "/health/ready" if node.is_draining() => Err(Problem::busy("the node is draining")),
+        "/health/ready" if node.cluster().is_some_and(|cluster| !cluster.may_serve()) => Err(
+            Problem::busy("the node holds no serve lease: it must ask a majority for each request"),
+        ),
         "/health/ready" => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ready\n".into())),
         "/api/stats" => statistics(node, request.headers()).await,
         "/api/objects" => {

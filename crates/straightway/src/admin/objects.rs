@@ -1,4 +1,4 @@
-//! `/api/objects?prefix=&limit=&cursor=`: what is stored, page by page, in the order of the index.
+//! `/api/objects?prefix=&limit=&cursor=`: what is stored, page by page, in the order of the index; in a cluster in that of the keys.
 //!
 //! A page ends when it has `limit` objects, or after [`MAX_LOOKED_AT`] objects or [`MAX_TIME`]: a rare prefix then gives
 //! short, even empty, pages with a `cursor` to go on from. No cursor means that the end was reached. Objects that are
@@ -24,8 +24,6 @@ const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 /// Most objects that are looked at for one page: each may cost a read from the device.
 const MAX_LOOKED_AT: usize = 10_000;
-/// Objects of a cluster that can be paged through; further ones are found by a longer prefix.
-const MAX_SKIPPED: usize = 1_000_000;
 /// Longest that a page may take.
 const MAX_TIME: Duration = Duration::from_secs(5);
 
@@ -33,7 +31,17 @@ const MAX_TIME: Duration = Duration::from_secs(5);
 #[derive(Debug, Serialize)]
 pub(super) struct Page {
     objects: Vec<Entry>,
-    cursor: Option<u64>,
+    cursor: Option<Cursor>,
+}
+
+/// Where the next page begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+enum Cursor {
+    /// A place in the index.
+    Place(u64),
+    /// The last key of the page, in a cluster.
+    Key(String),
 }
 
 #[derive(Debug, Serialize)]
@@ -67,9 +75,10 @@ impl From<ObjectMeta> for Entry {
 pub(super) async fn list(node: &NodeState, query: &str) -> Result<Page, Problem> {
     let Query { prefix, limit, cursor } = Query::parse(query)?;
     if let Some(cluster) = node.cluster() {
-        return Ok(of_cluster(cluster, &prefix, limit, cursor));
+        return Ok(of_cluster(cluster, &prefix, limit, cursor.as_deref()));
     }
-    let mut walk = node.cache().iter_from(cursor);
+    let place = cursor.map_or(Ok(0), |cursor| number("cursor", &cursor))?;
+    let mut walk = node.cache().iter_from(place);
     let mut objects = Vec::new();
     let deadline = Instant::now() + MAX_TIME;
     for _ in 0..MAX_LOOKED_AT {
@@ -87,37 +96,29 @@ pub(super) async fn list(node: &NodeState, query: &str) -> Result<Page, Problem>
             Some(Err(error)) => return Err(Problem::from_cache(&error)),
         }
     }
-    Ok(Page { objects, cursor: Some(walk.cursor()) })
+    Ok(Page { objects, cursor: Some(Cursor::Place(walk.cursor())) })
 }
 
-/// What the cluster holds, in the order of the keys. The cursor is a place in that order: objects that are put or removed
-/// between two pages may be seen twice or not at all, as elsewhere.
-fn of_cluster(cluster: &Cluster, prefix: &str, limit: usize, cursor: u64) -> Page {
-    let skip = usize::try_from(cursor).unwrap_or(usize::MAX).min(MAX_SKIPPED);
+/// What the cluster holds, in the order of the keys: from the one after the cursor on.
+fn of_cluster(cluster: &Cluster, prefix: &str, limit: usize, after: Option<&str>) -> Page {
     let now = now_ms();
-    let all = cluster.catalogue().list(prefix, None, skip.saturating_add(limit).saturating_add(1));
-    let more = all.len() > skip.saturating_add(limit);
-    let objects: Vec<_> = all
-        .iter()
-        .skip(skip)
-        .take(limit)
-        .filter(|entry| entry.live(now))
-        .map(|entry| Entry::from(meta_of(entry)))
-        .collect();
-    let cursor = more.then(|| cursor.saturating_add(limit as u64));
-    Page { objects, cursor }
+    let page = cluster.catalogue().list(prefix, after, limit);
+    let full = page.last().filter(|_| page.len() == limit);
+    let cursor = full.map(|last| Cursor::Key(last.key.to_string()));
+    let live = page.iter().filter(|entry| entry.live(now));
+    Page { objects: live.map(|entry| Entry::from(meta_of(entry))).collect(), cursor }
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Query {
     prefix: String,
     limit: usize,
-    cursor: u64,
+    cursor: Option<String>,
 }
 
 impl Query {
     fn parse(query: &str) -> Result<Self, Problem> {
-        let mut parsed = Self { prefix: String::new(), limit: DEFAULT_LIMIT, cursor: 0 };
+        let mut parsed = Self { prefix: String::new(), limit: DEFAULT_LIMIT, cursor: None };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             // Forms write a space as a plus sign.
@@ -128,7 +129,7 @@ impl Query {
             match name {
                 "prefix" => parsed.prefix = value.into_owned(),
                 "limit" => parsed.limit = number(name, &value)?,
-                "cursor" => parsed.cursor = number(name, &value)?,
+                "cursor" => parsed.cursor = Some(value.into_owned()),
                 _ => {
                     return Err(bad(format!(
                         "{name:?} is not known here; use prefix, limit and cursor"
@@ -158,11 +159,12 @@ mod tests {
         let parse = |query| Query::parse(query).ok();
         let query =
             |prefix: &str, limit, cursor| Some(Query { prefix: prefix.into(), limit, cursor });
-        assert_eq!(parse(""), query("", DEFAULT_LIMIT, 0));
-        assert_eq!(parse("prefix=a%2Fb+c&limit=7&cursor=9"), query("a/b c", 7, 9));
-        assert_eq!(parse("limit=0"), query("", 1, 0));
-        assert_eq!(parse("limit=99999"), query("", MAX_LIMIT, 0));
-        for wrong in ["limit=x", "cursor=-1", "prefix=%ff", "page=2"] {
+        assert_eq!(parse(""), query("", DEFAULT_LIMIT, None));
+        let cursor = Some("9/ä".to_owned());
+        assert_eq!(parse("prefix=a%2Fb+c&limit=7&cursor=9%2F%C3%A4"), query("a/b c", 7, cursor));
+        assert_eq!(parse("limit=0"), query("", 1, None));
+        assert_eq!(parse("limit=99999"), query("", MAX_LIMIT, None));
+        for wrong in ["limit=x", "prefix=%ff", "page=2"] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }

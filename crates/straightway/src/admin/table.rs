@@ -190,6 +190,8 @@ pub const CLUSTER: &[Stat<Metrics>] = stats! {
     Counter transfers_bytes_in "bytes" "Bytes that came in transfers of others." |s| s.transfers.bytes_in;
     Counter transfers_bytes_out "bytes" "Bytes that left in transfers of others." |s| s.transfers.bytes_out;
     Counter transfers_failed "" "Transfers of others that came to nothing." |s| s.transfers.failed;
+    Counter repaired "" "Copies that this member made anew." |s| s.repaired;
+    Counter repairs_failed "" "Copies that it could not make anew." |s| s.repairs_failed;
     Counter mesh_sent "" "Datagrams that the mesh sent." |s| s.mesh.sent;
     Counter mesh_received "" "Datagrams that came to the mesh." |s| s.mesh.received;
     Counter mesh_unsent "" "Datagrams of the mesh that could not be sent." |s| s.mesh.unsent;

@@ -128,7 +128,8 @@ pub(super) struct Ls {
 #[derive(Debug, Deserialize)]
 struct Page {
     objects: Vec<Value>,
-    cursor: Option<u64>,
+    /// A number, or a key.
+    cursor: Option<Value>,
 }
 
 impl Ls {
@@ -154,13 +155,18 @@ impl Ls {
 
 async fn list(client: &Client, prefix: &str) -> Result<Vec<Value>, Failure> {
     let mut objects = Vec::new();
-    let mut cursor = Some(0);
-    while let Some(from) = cursor {
-        let prefix = utf8_percent_encode(prefix, NON_ALPHANUMERIC);
-        let path = format!("/api/objects?prefix={prefix}&limit=1000&cursor={from}");
+    let prefix = utf8_percent_encode(prefix, NON_ALPHANUMERIC);
+    let mut path = format!("/api/objects?prefix={prefix}&limit=1000");
+    loop {
         let page: Page = fetch_json(client, &path).await?;
         objects.extend(page.objects);
-        cursor = page.cursor;
+        let from = match page.cursor {
+            None => break,
+            Some(Value::String(key)) => key,
+            Some(place) => place.to_string(),
+        };
+        let from = utf8_percent_encode(&from, NON_ALPHANUMERIC);
+        path = format!("/api/objects?prefix={prefix}&limit=1000&cursor={from}");
     }
     objects.sort_by(|a, b| a["key"].as_str().cmp(&b["key"].as_str()));
     Ok(objects)

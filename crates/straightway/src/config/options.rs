@@ -11,7 +11,8 @@ use straightway_wire::Compression;
 use thiserror::Error;
 
 use crate::config::settings::{
-    AccessLog, ClusterSettings, DEFAULT_COPIES, DEFAULT_LOG_ENTRIES, NodeSettings, Secret, TlsPaths,
+    AccessLog, ClusterSettings, DEFAULT_COPIES, DEFAULT_LOG_ENTRIES, DEFAULT_REPAIR_AFTER,
+    NodeSettings, Secret, TlsPaths,
 };
 use crate::config::units::{duration, size};
 
@@ -145,6 +146,8 @@ options! {
     #[arg(long, env = "STRAIGHTWAY_CLUSTER_DISCOVER", value_name = "BOOL", num_args = 0..=1, default_missing_value = "yes")] cluster_discover,
     /// Members that keep a copy of each object that is stored, never fewer than a majority [default: 3]
     #[arg(long, env = "STRAIGHTWAY_COPIES", value_name = "N")] copies,
+    /// How long a member may not answer before the copies that it holds are made anew on others [default: 10m]
+    #[arg(long, env = "STRAIGHTWAY_REPAIR_AFTER", value_name = "DURATION")] repair_after,
     /// Compress what the cluster's log carries, to members set alike: no, zstd or lz4 [default: no]
     #[arg(long, env = "STRAIGHTWAY_CLUSTER_COMPRESS", value_name = "CODEC")] cluster_compress,
     /// Entries at which the log of changes is cut; a member that was away for longer takes a snapshot [default: 10000]
@@ -257,6 +260,7 @@ impl ServeOptions {
             advertise: Vec::new(),
             discover: false,
             copies: DEFAULT_COPIES,
+            repair_after: DEFAULT_REPAIR_AFTER,
             compress: None,
             log_entries: DEFAULT_LOG_ENTRIES,
         };
@@ -270,6 +274,8 @@ impl ServeOptions {
         let discover = self.cluster_discover.as_ref();
         set(&mut cluster.discover, "cluster_discover", discover, yes_or_no)?;
         set(&mut cluster.copies, "copies", self.copies.as_ref(), count)?;
+        let repair_after = self.repair_after.as_ref();
+        set(&mut cluster.repair_after, "repair_after", repair_after, duration)?;
         set(&mut cluster.log_entries, "log_entries", self.log_entries.as_ref(), |text| {
             count(text).map(|entries| entries as u64)
         })?;

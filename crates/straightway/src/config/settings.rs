@@ -85,6 +85,8 @@ pub struct ClusterSettings {
     pub discover: bool,
     /// Members that keep a copy of each object.
     pub copies: usize,
+    /// How long a member may not answer before the copies that it holds are made anew elsewhere.
+    pub repair_after: Duration,
     /// How entries of the log are compressed between members that are set alike.
     pub compress: Option<Compression>,
     /// Entries at which the log is cut.
@@ -93,6 +95,9 @@ pub struct ClusterSettings {
 
 /// Copies of each object unless told otherwise: two members may be lost.
 pub const DEFAULT_COPIES: usize = 3;
+
+/// When copies of a member that does not answer are made anew unless told otherwise: a machine that restarts is back by then.
+pub const DEFAULT_REPAIR_AFTER: Duration = Duration::from_mins(10);
 
 /// Entries at which the log is cut unless told otherwise: some megabytes, some minutes of changes.
 pub const DEFAULT_LOG_ENTRIES: u64 = 10_000;

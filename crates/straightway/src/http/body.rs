@@ -16,8 +16,8 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use straightway_cache::{CacheError, Object};
 use straightway_cluster::ClusterError;
-use tokio::sync::mpsc;
 
+use super::arriving::ArrivingBody;
 use super::exchange::{Exchange, Phase};
 
 /// Bytes that are checked and handed on together; the cache verifies in steps of the same size.
@@ -75,7 +75,7 @@ impl http_body::Body for Body {
             Self::Empty => true,
             Self::Once(_) => false,
             Self::Object(object) => object.remaining == 0,
-            Self::Arriving(arriving) => arriving.remaining == 0,
+            Self::Arriving(arriving) => arriving.remaining() == 0,
         }
     }
 
@@ -84,7 +84,7 @@ impl http_body::Body for Body {
             Self::Empty => SizeHint::with_exact(0),
             Self::Once(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Object(object) => SizeHint::with_exact(object.remaining),
-            Self::Arriving(arriving) => SizeHint::with_exact(arriving.remaining),
+            Self::Arriving(arriving) => SizeHint::with_exact(arriving.remaining()),
         }
     }
 }
@@ -182,7 +182,10 @@ impl ObjectBody {
         Self { exchange, object, mapped, span: 0..0, rest: pieces, remaining, job: None }
     }
 
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    pub(super) fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
         if self.object.is_revoked() {
             return Poll::Ready(Some(Err(BodyError::Revoked)));
         }
@@ -272,50 +275,6 @@ impl ObjectBody {
 }
 
 impl Drop for ObjectBody {
-    fn drop(&mut self) {
-        self.exchange.enter(Phase::Flushing);
-    }
-}
-
-/// An object that is served while it arrives, and stored here behind it.
-pub struct ArrivingBody {
-    exchange: Arc<Exchange>,
-    chunks: mpsc::Receiver<Result<Bytes, ClusterError>>,
-    remaining: u64,
-}
-
-impl fmt::Debug for ArrivingBody {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ArrivingBody").field("remaining", &self.remaining).finish_non_exhaustive()
-    }
-}
-
-impl ArrivingBody {
-    /// A body of `len` bytes that come as `chunks`.
-    pub(crate) fn new(
-        exchange: Arc<Exchange>,
-        chunks: mpsc::Receiver<Result<Bytes, ClusterError>>,
-        len: u64,
-    ) -> Self {
-        Self { exchange, chunks, remaining: len }
-    }
-
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
-        if self.remaining == 0 {
-            return Poll::Ready(None);
-        }
-        Poll::Ready(Some(match ready!(self.chunks.poll_recv(cx)) {
-            Some(Ok(chunk)) if chunk.len() as u64 <= self.remaining => {
-                self.remaining -= chunk.len() as u64;
-                Ok(chunk)
-            }
-            Some(Ok(_)) | None => Err(BodyError::Lost(None)),
-            Some(Err(error)) => Err(BodyError::Lost(Some(error))),
-        }))
-    }
-}
-
-impl Drop for ArrivingBody {
     fn drop(&mut self) {
         self.exchange.enter(Phase::Flushing);
     }

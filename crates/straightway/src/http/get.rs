@@ -12,24 +12,30 @@ use http::header::{
 use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use straightway_cache::{CacheError, Object, ReadPath};
+use straightway_cluster::Cluster;
 use straightway_cluster::catalogue::Entry;
 
-use super::body::{ArrivingBody, Body, COPY_BYTES, ObjectBody, Piece, WINDOW_BYTES};
+use super::arriving::ArrivingBody;
+use super::body::{Body, COPY_BYTES, ObjectBody, Piece, WINDOW_BYTES};
 use super::cache_status::{CACHE_STATUS, HIT, MEMBER_HIT, MISS};
-use super::conditional::{self, Action, Outcome};
+use super::conditional::{self, Action, Current, Outcome};
 use super::exchange::Exchange;
 use super::head::{self, Head};
 use super::problem::Problem;
 use super::range::{self, Decision};
 use super::{bad_key, key};
-use crate::member::{self, Chunks, Found, Need, meta_of};
+use crate::member::{self, Begun, Found, meta_of};
+
+/// An object that is lost while it is looked for is looked for again so often.
+const TRIES: usize = 3;
 
 /// What to answer, once the object has been found.
 #[derive(Debug)]
 enum Plan {
     Whole,
     Single(Range<u64>),
-    Multi(Vec<Range<u64>>),
+    /// Ranges, and what stands between them in the body.
+    Multi(Vec<Range<u64>>, String),
     NotModified,
     Failed,
     Unsatisfiable,
@@ -42,132 +48,141 @@ pub(crate) async fn answer(
 ) -> Result<Response<Body>, Problem> {
     let Parts { method, uri, mut headers, .. } = parts;
     let key = key::from_target(uri.path(), uri.query()).map_err(bad_key)?;
-    let cache = &exchange.node().cache;
-    let object = match exchange.node().cluster() {
-        None => {
-            let found = cache.open(&key).await.map_err(|error| Problem::from_cache(&error))?;
-            found.ok_or_else(miss)?
-        }
-        Some(cluster) => {
-            let need = need(&method, &headers);
-            // Boxed: a node on its own does not carry the state of a fetch in each of its connections.
-            match Box::pin(member::find(cluster, cache, &key, &headers, need)).await? {
-                Found::Here(object) => object,
-                Found::Arriving(entry, chunks) => {
-                    return Ok(arriving(exchange, &entry, chunks, headers));
-                }
-                Found::Elsewhere(entry) => return Ok(described(&entry, headers)),
-                Found::Nothing => return Err(miss()),
-            }
-        }
-    };
+    if let Some(cluster) = exchange.node().cluster() {
+        // Boxed: a node on its own does not carry the state of a fetch in each of its connections.
+        return Box::pin(of_cluster(exchange, cluster, &method, &key, headers)).await;
+    }
+    let found = exchange.node().cache.open(&key).await;
+    let object = found.map_err(|error| Problem::from_cache(&error))?.ok_or_else(miss)?;
     let plan = plan(&method, &headers, &object);
-    // The request's map becomes the answer's: hyper takes it back afterwards and parses the next request into it.
-    headers.clear();
-    let mut response =
-        match send(exchange, &object, plan, method == Method::HEAD, &mut headers).await {
-            Ok(response) => response,
-            // Found damaged after all: to the reader it is not there.
-            Err(CacheError::Corrupt { .. }) => return Err(miss()),
-            Err(error) => return Err(Problem::from_cache(&error)),
-        };
-    *response.headers_mut() = headers;
-    Ok(response)
+    match send(exchange, &object, plan, method == Method::HEAD, &mut headers).await {
+        Ok(response) => Ok(response),
+        // Found damaged after all: to the reader it is not there.
+        Err(CacheError::Corrupt { .. }) => Err(miss()),
+        Err(error) => Err(Problem::from_cache(&error)),
+    }
+}
+
+/// Answers as a member of a cluster, wherever the bytes are.
+async fn of_cluster(
+    exchange: &Arc<Exchange>,
+    cluster: &Cluster,
+    method: &Method,
+    key: &str,
+    mut headers: HeaderMap,
+) -> Result<Response<Body>, Problem> {
+    let head_only = method == Method::HEAD;
+    for _ in 0..TRIES {
+        match member::find(cluster, &exchange.node().cache, key, &headers).await? {
+            Found::Here(entry, object) => {
+                let plan = plan(method, &headers, &object);
+                match send(exchange, &object, plan, head_only, &mut headers).await {
+                    Ok(response) => return Ok(response),
+                    // The others have it, perhaps.
+                    Err(CacheError::Corrupt { .. } | CacheError::Io { .. }) => {
+                        cluster.lost(entry.object);
+                    }
+                    Err(error) => return Err(Problem::from_cache(&error)),
+                }
+            }
+            Found::Elsewhere(entry) => {
+                let answer = elsewhere(exchange, cluster, &entry, method, &mut headers).await?;
+                if let Some(response) = answer {
+                    return Ok(response);
+                }
+            }
+            Found::Nothing => return Err(miss()),
+        }
+    }
+    Err(Problem::busy(
+        "the object is lost as fast as it is fetched; see to the cache's size and disk",
+    ))
 }
 
 fn miss() -> Problem {
     Problem::not_found().with(CACHE_STATUS, MISS)
 }
 
-/// What a request needs of an object that is elsewhere. Conditions and ranges are judged when it is here.
-fn need(method: &Method, headers: &HeaderMap) -> Need {
-    if method == Method::HEAD {
-        return Need::Head;
-    }
-    let judged = [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE, RANGE];
-    if judged.iter().any(|name| headers.contains_key(name)) { Need::Whole } else { Need::Stream }
+/// The answer for an object that other members have; `None`: it is here now. Conditions and ranges are judged by what the
+/// catalogue says of it: where they ask for no bytes, none are fetched.
+async fn elsewhere(
+    exchange: &Arc<Exchange>,
+    cluster: &Cluster,
+    entry: &Arc<Entry>,
+    method: &Method,
+    headers: &mut HeaderMap,
+) -> Result<Option<Response<Body>>, Problem> {
+    let mut head = Head::of_meta(&meta_of(entry));
+    let plan = decide(method, headers, entry.len, head.current());
+    let body = match &plan {
+        Plan::Whole if method != Method::HEAD && entry.len > 0 => {
+            let Some(begun) = member::stream(cluster, entry).await? else { return Ok(None) };
+            arriving(exchange, cluster, entry, 0..entry.len, begun)
+        }
+        Plan::Single(range) => {
+            let begun = member::part(cluster, entry, range.clone()).await?;
+            arriving(exchange, cluster, entry, range.clone(), begun)
+        }
+        Plan::Multi(..) => {
+            member::bring(cluster, entry).await?;
+            return Ok(None);
+        }
+        _ => Body::Empty,
+    };
+    headers.clear();
+    headers.insert(CACHE_STATUS, MEMBER_HIT);
+    Ok(Some(respond(&mut head, &plan, entry.len, body, headers)))
 }
 
-/// An object that is served while it comes from another member.
 fn arriving(
     exchange: &Arc<Exchange>,
-    entry: &Entry,
-    chunks: Chunks,
-    mut headers: HeaderMap,
-) -> Response<Body> {
-    headers.clear();
-    headers.insert(CACHE_STATUS, MEMBER_HIT);
-    whole(&mut Head::of_meta(&meta_of(entry)), &mut headers, unix_ms());
-    exchange.start_body(ReadPath::Pread, entry.len, None);
-    let body = if entry.len == 0 {
-        Body::Empty
-    } else {
-        Body::Arriving(Box::new(ArrivingBody::new(exchange.clone(), chunks, entry.len)))
-    };
-    let mut response = Response::new(body);
-    *response.headers_mut() = headers;
-    response
-}
-
-/// The answer to HEAD for an object that another member has.
-fn described(entry: &Entry, mut headers: HeaderMap) -> Response<Body> {
-    let mut head = Head::of_meta(&meta_of(entry));
-    let outcome = conditional::evaluate(Action::Read, &headers, Some(head.current()));
-    headers.clear();
-    headers.insert(CACHE_STATUS, MEMBER_HIT);
-    let mut response = Response::new(Body::Empty);
-    match outcome {
-        Outcome::Proceed => {
-            whole(&mut head, &mut headers, unix_ms());
-            head.whole_length(&mut headers);
-        }
-        Outcome::NotModified => {
-            head.validators(&mut headers, unix_ms());
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-        }
-        Outcome::Failed => response = refuse(Problem::precondition(), &mut headers),
-    }
-    *response.headers_mut() = headers;
-    response
+    cluster: &Cluster,
+    entry: &Arc<Entry>,
+    range: Range<u64>,
+    begun: Begun,
+) -> Body {
+    exchange.start_body(ReadPath::Pread, range.end - range.start, None);
+    let (exchange, cluster, entry) = (exchange.clone(), cluster.clone(), entry.clone());
+    Body::Arriving(Box::new(ArrivingBody::new(exchange, cluster, entry, range, begun)))
 }
 
 fn plan(method: &Method, headers: &HeaderMap, object: &Object) -> Plan {
-    let (mut conditional, mut ranged) = (false, false);
-    for name in headers.keys() {
-        conditional |= name == IF_NONE_MATCH
+    let judged = headers.keys().any(|name| {
+        name == IF_NONE_MATCH
             || name == IF_MODIFIED_SINCE
             || name == IF_MATCH
-            || name == IF_UNMODIFIED_SINCE;
-        ranged |= name == RANGE;
+            || name == IF_UNMODIFIED_SINCE
+            || name == RANGE
+    });
+    if !judged {
+        return Plan::Whole;
     }
-    if conditional {
-        match head::of(object, |head| {
-            conditional::evaluate(Action::Read, headers, Some(head.current()))
-        }) {
-            Outcome::Proceed => {}
-            Outcome::NotModified => return Plan::NotModified,
-            Outcome::Failed => return Plan::Failed,
-        }
+    head::of(object, |head| decide(method, headers, object.len(), head.current()))
+}
+
+/// Judges conditions and ranges.
+fn decide(method: &Method, headers: &HeaderMap, len: u64, current: Current<'_>) -> Plan {
+    match conditional::evaluate(Action::Read, headers, Some(current)) {
+        Outcome::Proceed => {}
+        Outcome::NotModified => return Plan::NotModified,
+        Outcome::Failed => return Plan::Failed,
     }
     // Range is defined for GET only (RFC 9110 §14.2).
-    if !ranged || method != Method::GET {
+    if method != Method::GET {
         return Plan::Whole;
     }
     let Some(value) = only(headers, &RANGE) else { return Plan::Whole };
     if headers.contains_key(IF_RANGE) {
-        let applies = only(headers, &IF_RANGE).is_some_and(|condition| {
-            head::of(object, |head| {
-                conditional::range_applies(condition.as_bytes(), head.current())
-            })
-        });
+        let applies = only(headers, &IF_RANGE)
+            .is_some_and(|condition| conditional::range_applies(condition.as_bytes(), current));
         if !applies {
             return Plan::Whole;
         }
     }
-    match range::decide(value.as_bytes(), object.len()) {
+    match range::decide(value.as_bytes(), len) {
         Decision::Whole => Plan::Whole,
         Decision::Single(range) => Plan::Single(range),
-        Decision::Multi(ranges) => Plan::Multi(ranges),
+        Decision::Multi(ranges) => Plan::Multi(ranges, String::new()),
         Decision::Unsatisfiable => Plan::Unsatisfiable,
     }
 }
@@ -178,61 +193,74 @@ fn only<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<&'a Heade
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Fills in the headers and makes the body.
+/// Makes the body, and turns the request's headers into the answer's: hyper takes the map back afterwards and parses the next
+/// request into it. Where it fails they are as they were.
 async fn send(
     exchange: &Arc<Exchange>,
     object: &Object,
-    plan: Plan,
+    mut plan: Plan,
     head_only: bool,
     headers: &mut HeaderMap,
 ) -> Result<Response<Body>, CacheError> {
-    let now_ms = unix_ms();
-    headers.insert(CACHE_STATUS, HIT);
     let len = object.len();
-    let (status, body) = match plan {
-        Plan::Whole if head_only || len == 0 => {
-            head::of(object, |head| {
-                whole(head, headers, now_ms);
-                head.whole_length(headers);
-            });
-            (StatusCode::OK, Body::Empty)
+    let body = match &mut plan {
+        Plan::Whole if !head_only && len > 0 => single(exchange, object, 0..len).await?,
+        Plan::Single(range) => single(exchange, object, range.clone()).await?,
+        Plan::Multi(ranges, boundary) => {
+            *boundary = exchange.node().next_boundary();
+            several(exchange, object, ranges, boundary)
         }
+        _ => Body::Empty,
+    };
+    headers.clear();
+    headers.insert(CACHE_STATUS, HIT);
+    Ok(head::of(object, |head| respond(head, &plan, len, body, headers)))
+}
+
+/// Fills in the headers.
+fn respond(
+    head: &mut Head,
+    plan: &Plan,
+    len: u64,
+    body: Body,
+    headers: &mut HeaderMap,
+) -> Response<Body> {
+    let now_ms = unix_ms();
+    let status = match plan {
         Plan::Whole => {
-            let body = single(exchange, object, 0..len).await?;
-            head::of(object, |head| whole(head, headers, now_ms));
-            (StatusCode::OK, body)
+            whole(head, headers, now_ms);
+            if matches!(body, Body::Empty) {
+                head.whole_length(headers);
+            }
+            StatusCode::OK
         }
         Plan::Single(range) => {
-            let body = single(exchange, object, range.clone()).await?;
-            head::of(object, |head| whole(head, headers, now_ms));
-            headers.insert(CONTENT_RANGE, content_range(&range, len));
-            (StatusCode::PARTIAL_CONTENT, body)
+            whole(head, headers, now_ms);
+            headers.insert(CONTENT_RANGE, content_range(range, len));
+            StatusCode::PARTIAL_CONTENT
         }
-        Plan::Multi(ranges) => {
-            let boundary = exchange.node().next_boundary();
-            let body = several(exchange, object, &ranges, &boundary);
-            head::of(object, |head| whole(head, headers, now_ms));
+        Plan::Multi(_, boundary) => {
+            whole(head, headers, now_ms);
             headers
                 .insert(CONTENT_TYPE, text(format!("multipart/byteranges; boundary={boundary}")));
-            (StatusCode::PARTIAL_CONTENT, body)
+            StatusCode::PARTIAL_CONTENT
         }
         Plan::NotModified => {
-            head::of(object, |head| head.validators(headers, now_ms));
-            (StatusCode::NOT_MODIFIED, Body::Empty)
+            head.validators(headers, now_ms);
+            StatusCode::NOT_MODIFIED
         }
-        Plan::Failed => return Ok(refuse(Problem::precondition(), headers)),
+        Plan::Failed => return refuse(Problem::precondition(), headers),
         Plan::Unsatisfiable => {
             let detail =
                 format!("the object has {len} bytes and none of the ranges lies inside it");
-            let problem = Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, detail);
-            let response = refuse(problem, headers);
             headers.insert(CONTENT_RANGE, text(format!("bytes */{len}")));
-            return Ok(response);
+            return refuse(Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, detail), headers);
         }
     };
     let mut response = Response::new(body);
     *response.status_mut() = status;
-    Ok(response)
+    *response.headers_mut() = std::mem::take(headers);
+    response
 }
 
 fn whole(head: &mut Head, headers: &mut HeaderMap, now_ms: u64) {
@@ -243,6 +271,7 @@ fn whole(head: &mut Head, headers: &mut HeaderMap, now_ms: u64) {
 fn refuse(problem: Problem, headers: &mut HeaderMap) -> Response<Body> {
     let mut response = problem.into_response();
     headers.extend(std::mem::take(response.headers_mut()));
+    *response.headers_mut() = std::mem::take(headers);
     response
 }
 

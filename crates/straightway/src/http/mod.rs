@@ -3,6 +3,7 @@
 //! Decisions ([`range`], [`conditional`], [`key`], [`etag`], [`digest`]) are pure functions; `route` and its
 //! neighbours put them together. *Does not know:* sockets, TLS, threads.
 pub(crate) mod access;
+mod arriving;
 pub mod body;
 pub mod cache_status;
 pub mod conditional;

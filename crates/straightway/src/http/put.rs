@@ -169,18 +169,19 @@ impl ClusterPut<'_> {
                 .map_or(0, |lifetime_ms| now_ms.saturating_add(lifetime_ms).max(1)),
             last_modified_ms: now_ms,
         };
+        cluster.check(&info).map_err(|error| bad_request(error.to_string()))?;
         let object = cluster.new_object();
         let options = member::options(&info, now_ms);
         let cache = &exchange.node().cache;
         let cache_error = |error: CacheError| Problem::from_cache(&error);
-        let name = member::object_key(object);
+        let name = member::object_key(object.id());
         let mut writer = cache.writer(&name, len, options).await.map_err(cache_error)?;
         let digest = take_in(exchange, upload, &mut writer).await?;
         check_digest(announced, &digest)?;
         let stored = writer.finish(Some(digest)).await.map_err(cache_error)?;
         info.len = Some(stored.len);
         info.digest = Some(digest);
-        let replaced = member::put(cluster, object, info, condition).await?;
+        let replaced = member::put(cluster, object.id(), info, condition).await?;
         Ok(created(replaced, &digest))
     }
 }

@@ -125,7 +125,10 @@ impl CacheObserver for ClusterObserver {
         if why != Removal::Removed
             && let Some(cluster) = self.cluster.get()
         {
-            cluster.lost(object);
+            match why {
+                Removal::Corrupt => cluster.damaged(object),
+                _ => cluster.lost(object),
+            }
         }
     }
 

@@ -1,12 +1,12 @@
 //! What a key has, as a member of a cluster answers it.
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use straightway_cache::{Expect, Object, RawDiskCache};
+use straightway_cache::{CacheError, Expect, Object, RawDiskCache};
 use straightway_cluster::catalogue::Entry;
-use straightway_cluster::{Cluster, ClusterError, Consistency, Fetched};
-use tokio::sync::mpsc;
+use straightway_cluster::{Arriving, Cluster, ClusterError, Consistency, Fetched};
 
 use super::store::object_key;
 use crate::feed::now_ms;
@@ -14,33 +14,14 @@ use crate::http::problem::Problem;
 
 /// The header by which a reader asks for what the cluster has agreed on by now.
 const CONSISTENCY: &str = "consistency";
-/// An object that is evicted while it is looked for is looked for again so often.
-const TRIES: usize = 3;
-
-/// An object's bytes as they arrive.
-pub(crate) type Chunks = mpsc::Receiver<Result<Bytes, ClusterError>>;
-
 /// What a key has.
 pub(crate) enum Found {
     /// The object, in this node's cache.
-    Here(Object),
-    /// The object, arriving from another member.
-    Arriving(Arc<Entry>, Chunks),
-    /// Its description; the bytes are elsewhere and were not asked for.
+    Here(Arc<Entry>, Object),
+    /// Its description; the bytes are elsewhere.
     Elsewhere(Arc<Entry>),
     /// Nothing.
     Nothing,
-}
-
-/// What the reader needs of an object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Need {
-    /// All bytes, in order.
-    Stream,
-    /// Some bytes: the object has to be here.
-    Whole,
-    /// No bytes.
-    Head,
 }
 
 /// Looks a key up.
@@ -49,48 +30,106 @@ pub(crate) async fn find(
     cache: &RawDiskCache,
     key: &str,
     headers: &HeaderMap,
-    need: Need,
 ) -> Result<Found, Problem> {
     let consistency = consistency(headers)?;
-    for _ in 0..TRIES {
-        let entry = cluster.read(key, consistency).await.map_err(|error| not_served(&error))?;
-        let Some(entry) = entry.filter(|entry| entry.live(now_ms())) else {
-            return Ok(Found::Nothing);
-        };
-        let object = cache.open(&object_key(entry.object)).await;
-        match object.map_err(|error| Problem::from_cache(&error))? {
-            // Numbers of objects begin anew with a cluster, and the cache may be older than that.
-            Some(object) if object.meta().digest != Some(entry.digest) => {
-                tracing::warn!(object = ?entry.object, "bytes of an earlier cluster are removed");
-                let name = object_key(entry.object);
-                let removed = cache.remove_if(&name, Expect::Version(object.version())).await;
-                if let Err(error) = removed {
-                    tracing::debug!(%error, "they have been replaced meanwhile, or stay for now");
-                }
-            }
-            Some(object) => return Ok(Found::Here(object)),
-            None => {}
-        }
-        if entry.holders.contains(&cluster.id()) {
-            // Evicted or lost while nobody could be told.
-            cluster.lost(entry.object);
-        }
-        if need == Need::Head {
-            return Ok(Found::Elsewhere(entry));
-        }
-        match cluster.fetch(&entry).await.map_err(|error| not_served(&error))? {
-            Fetched::Arriving(chunks) if need == Need::Stream => {
-                return Ok(Found::Arriving(entry, chunks));
-            }
-            Fetched::Arriving(mut chunks) => {
-                while let Some(chunk) = chunks.recv().await {
-                    chunk.map_err(|error| not_served(&error))?;
-                }
-            }
-            Fetched::Here => {}
-        }
+    let entry = cluster.read(key, consistency).await.map_err(|error| not_served(&error))?;
+    let Some(entry) = entry.filter(|entry| entry.live(now_ms())) else {
+        return Ok(Found::Nothing);
+    };
+    if let Some(object) = open(cache, &entry).await.map_err(|error| Problem::from_cache(&error))? {
+        return Ok(Found::Here(entry, object));
     }
-    Err(Problem::busy("the object is being evicted as fast as it is fetched; enlarge the cache"))
+    if entry.holders.contains(&cluster.id()) {
+        // Evicted or lost while nobody could be told.
+        cluster.lost(entry.object);
+    }
+    Ok(Found::Elsewhere(entry))
+}
+
+/// Opens what this node's cache has of an entry.
+async fn open(cache: &RawDiskCache, entry: &Entry) -> Result<Option<Object>, CacheError> {
+    let name = object_key(entry.object);
+    match cache.open(&name).await? {
+        // Numbers of objects begin anew with a cluster, and the cache may be older than that.
+        Some(object) if object.meta().digest != Some(entry.digest) => {
+            tracing::warn!(object = ?entry.object, "bytes of an earlier cluster are removed");
+            let removed = cache.remove_if(&name, Expect::Version(object.version())).await;
+            if let Err(error) = removed {
+                tracing::debug!(%error, "they have been replaced meanwhile, or stay for now");
+            }
+            Ok(None)
+        }
+        found => Ok(found),
+    }
+}
+
+/// Bytes that arrive, the first of them in hand: whoever is told that they come is told the truth.
+pub(crate) type Begun = (Bytes, Arriving);
+
+/// Begins to bring an object here; `None`: it is here now.
+pub(crate) async fn stream(
+    cluster: &Cluster,
+    entry: &Arc<Entry>,
+) -> Result<Option<Begun>, Problem> {
+    let fetched = cluster.fetch(entry).await.map_err(|error| not_served(&error))?;
+    let Fetched::Arriving(mut arriving) = fetched else { return Ok(None) };
+    match arriving.next().await {
+        Some(Ok(first)) => Ok(Some((first, arriving))),
+        Some(Err(error)) => Err(not_served(&error)),
+        None if arriving.stored().await => Ok(None),
+        None => part(cluster, entry, 0..entry.len).await.map(Some),
+    }
+}
+
+/// Begins to fetch a part of an object, past this node's cache.
+pub(crate) async fn part(
+    cluster: &Cluster,
+    entry: &Arc<Entry>,
+    range: Range<u64>,
+) -> Result<Begun, Problem> {
+    let arriving = cluster.fetch_range(entry, range);
+    let mut arriving = arriving.map_err(|error| not_served(&error))?;
+    match arriving.next().await {
+        Some(Ok(first)) => Ok((first, arriving)),
+        Some(Err(error)) => Err(not_served(&error)),
+        None => Err(Problem::busy("the bytes could not be had from any member")),
+    }
+}
+
+/// Brings an object here.
+pub(crate) async fn bring(cluster: &Cluster, entry: &Arc<Entry>) -> Result<(), Problem> {
+    let fetched = cluster.fetch(entry).await.map_err(|error| not_served(&error))?;
+    if let Fetched::Arriving(mut arriving) = fetched
+        && !arriving.stored().await
+    {
+        let detail = "the object could not be brought here; ask for one range at a time";
+        return Err(Problem::busy(detail));
+    }
+    Ok(())
+}
+
+/// Where the rest of a body is.
+pub(crate) enum Rest {
+    /// In this node's cache.
+    Here(Object),
+    /// With other members.
+    Arriving(Arriving),
+}
+
+/// The rest of an object of which no more `arriving` bytes come to this reader.
+pub(crate) async fn rest(
+    cluster: Cluster,
+    cache: RawDiskCache,
+    entry: Arc<Entry>,
+    rest: Range<u64>,
+    mut arriving: Arriving,
+) -> Result<Rest, ClusterError> {
+    if arriving.stored().await
+        && let Ok(Some(object)) = open(&cache, &entry).await
+    {
+        return Ok(Rest::Here(object));
+    }
+    cluster.fetch_range(&entry, rest).map(Rest::Arriving)
 }
 
 fn consistency(headers: &HeaderMap) -> Result<Consistency, Problem> {
@@ -108,12 +147,8 @@ fn consistency(headers: &HeaderMap) -> Result<Consistency, Problem> {
 /// What a client is told when the cluster could not.
 pub(crate) fn not_served(error: &ClusterError) -> Problem {
     match error {
-        ClusterError::Config { .. } | ClusterError::Invalid { .. } => {
-            Problem::new(StatusCode::BAD_REQUEST, error.to_string())
-        }
-        ClusterError::Store(straightway_cluster::StoreError::Full { .. }) => {
-            Problem::new(StatusCode::INSUFFICIENT_STORAGE, "a majority of the members has no room")
-        }
+        // What is wrong with the request itself; what other members get wrong passes.
+        ClusterError::Config { .. } => Problem::new(StatusCode::BAD_REQUEST, error.to_string()),
         other => Problem::busy(other.to_string()),
     }
 }

@@ -104,10 +104,6 @@ impl ObjectStore for CacheStore {
             }
         })
     }
-
-    fn holds(&self, id: ObjectId) -> BoxFuture<'_, bool> {
-        Box::pin(async move { self.0.contains(&object_key(id)).await.unwrap_or(false) })
-    }
 }
 
 /// How the cache keeps an object of the cluster. Tags and key are the catalogue's business.

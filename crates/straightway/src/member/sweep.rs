@@ -8,8 +8,8 @@ use tokio::time::sleep;
 
 use super::store::{CacheStore, object_of_key};
 
-/// Between two looks. What nobody knows at two of them in a row is nobody's: no put takes that long to be announced once
-/// its bytes are stored.
+/// Between two looks. What nobody knows at two of them in a row is nobody's, if the member whose put it was of says so too: a put
+/// waits as long as its slowest client, and its bytes may be here long before it is announced.
 const LOOK: Duration = Duration::from_mins(10);
 /// How long the others may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,7 +30,8 @@ pub(crate) async fn run(cluster: Cluster, cache: RawDiskCache) {
             continue;
         }
         let unknown = look(&cluster, &cache).await;
-        let gone: Vec<_> = unknown.iter().filter(|id| before.contains(*id)).copied().collect();
+        let twice = unknown.iter().filter(|id| before.contains(*id)).copied();
+        let gone = cluster.abandoned(twice).await;
         if !gone.is_empty() {
             tracing::info!(
                 objects = gone.len(),

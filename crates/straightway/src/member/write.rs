@@ -1,8 +1,10 @@
 //! Changes, as a member of a cluster makes them: agreed on by a majority before they are answered.
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use straightway_cache::Purge;
 use straightway_cluster::catalogue::{Condition, Scope};
-use straightway_cluster::{Cluster, ClusterError, Consistency, ObjectId, ObjectInfo, PutOutcome};
+use straightway_cluster::{
+    Cluster, ClusterError, Consistency, ObjectId, ObjectInfo, PutOutcome, StoreError,
+};
 
 use super::read::not_served;
 use super::store::meta_of;
@@ -78,5 +80,11 @@ pub(crate) async fn purge(cluster: &Cluster, what: &Purge) -> Result<u64, Proble
 
 fn refused(error: &ClusterError) -> Problem {
     tracing::debug!(%error, "a change came to nothing");
-    not_served(error)
+    match error {
+        ClusterError::Store(StoreError::Full { .. }) => {
+            let detail = "a majority of the members has no room";
+            Problem::new(StatusCode::INSUFFICIENT_STORAGE, detail)
+        }
+        other => not_served(other),
+    }
 }

@@ -1,8 +1,8 @@
 //! Clients that store objects all the time, and remember what was acknowledged.
 #![allow(unreachable_pub, reason = "a module of each test binary")]
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
-use std::io::{self, BufReader};
-use std::net::{SocketAddr, TcpStream};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -118,13 +118,6 @@ fn lock(told: &Mutex<Told>) -> MutexGuard<'_, Told> {
     told.lock().expect("no client panics")
 }
 
-fn connect(to: SocketAddr) -> io::Result<Client> {
-    let stream = TcpStream::connect_timeout(&to, ANSWER)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(ANSWER))?;
-    Ok(Client { stream: BufReader::new(stream) })
-}
-
 fn write(told: &Mutex<Told>, at: usize, name: usize) {
     let mut connection: Option<(SocketAddr, Client)> = None;
     for serial in 0.. {
@@ -143,7 +136,7 @@ fn write(told: &Mutex<Told>, at: usize, name: usize) {
             let address = address.ok_or(io::ErrorKind::NotConnected)?;
             let (_, mut client) = match connection.take() {
                 Some(kept) if kept.0 == address => kept,
-                _ => (address, connect(address)?),
+                _ => (address, Client::connect_within(address, ANSWER)?),
             };
             let status = client.put(&path, &body_of(&path, 1, len))?;
             connection = Some((address, client));

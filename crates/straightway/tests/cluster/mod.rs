@@ -211,6 +211,32 @@ impl Nodes {
         serde_json::from_slice(&answer.body).ok()
     }
 
+    /// Whether a node has the bytes of an object that the cluster knows; asking fetches nothing.
+    pub fn holds(&self, at: usize, path: &str) -> bool {
+        let linearizable = [("consistency", "linearizable")];
+        let mut answer = None;
+        self.wait_for("the node knows the object", |nodes| {
+            answer = nodes.client(at).request("HEAD", path, &linearizable, None).ok();
+            answer.as_ref().is_some_and(|answer| answer.status == 200)
+        });
+        let answer = answer.expect("an answer");
+        !answer.header("cache-status").is_some_and(|told| told.contains("member"))
+    }
+
+    /// One of a node's numbers about its cluster.
+    pub fn stat(&self, at: usize, name: &str) -> u64 {
+        let mut client = Client::connect(self.node(at).admin).expect("it accepts");
+        let answer = client.get("/api/stats").expect("an answer");
+        let stats: Value = serde_json::from_slice(&answer.body).expect("JSON");
+        stats["cluster"][name].as_u64().expect("a number")
+    }
+
+    /// What a node says of itself at `/health/ready`.
+    pub fn ready(&self, at: usize) -> Option<u16> {
+        let mut client = Client::connect(self.node(at).admin).ok()?;
+        client.get("/health/ready").ok().map(|answer| answer.status)
+    }
+
     /// The place of the node that leads, as those that run see it.
     pub fn leader(&self) -> Option<usize> {
         for at in self.running() {
@@ -262,6 +288,20 @@ impl Drop for Nodes {
                 println!("--- what node {at} wrote last:\n{}", &log[from..]);
             }
         }
+    }
+}
+
+/// Does something by HTTP until it succeeds, as a client would.
+pub fn insist(what: &str, mut act: impl FnMut() -> std::io::Result<u16>) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let answer = act();
+        if answer.as_ref().is_ok_and(|status| (200..300).contains(status)) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{what}: {answer:?} in the end");
+        // Pause: another process is asked again.
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

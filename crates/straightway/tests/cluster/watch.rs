@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -23,14 +23,6 @@ pub struct Look {
     pub body: Vec<u8>,
 }
 
-/// A connection that waits for answers no longer than this.
-pub fn connect(to: SocketAddr, patience: Duration) -> io::Result<Client> {
-    let stream = TcpStream::connect_timeout(&to, patience)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(patience))?;
-    Ok(Client { stream: io::BufReader::new(stream) })
-}
-
 /// One request on a connection of its own.
 pub fn request(
     to: SocketAddr,
@@ -40,7 +32,7 @@ pub fn request(
     headers: &[(&str, &str)],
     body: Option<&[u8]>,
 ) -> io::Result<Answer> {
-    connect(to, patience)?.request(method, path, headers, body)
+    Client::connect_within(to, patience)?.request(method, path, headers, body)
 }
 
 /// The readers.

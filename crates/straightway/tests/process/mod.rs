@@ -112,6 +112,14 @@ impl Client {
         Ok(Self { stream: BufReader::new(stream) })
     }
 
+    /// One that waits for answers no longer than this.
+    pub fn connect_within(to: SocketAddr, patience: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&to, patience)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(patience))?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
     pub fn put(&mut self, path: &str, body: &[u8]) -> io::Result<u16> {
         self.request("PUT", path, &[], Some(body)).map(|a| a.status)
     }

@@ -1,0 +1,187 @@
+//! Members in one process, on stores in memory that fail as they are told to.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on says so")]
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use straightway_cluster::catalogue::{Condition, Entry, Event};
+use straightway_cluster::memory::{Fault, MemoryStore};
+use straightway_cluster::{
+    Cluster, ClusterConfig, ClusterError, Consistency, Fetched, JoinRole, ObjectId, ObjectInfo,
+    Observer, PutOutcome, RaftId, Start, StoreError,
+};
+
+const PATIENCE: Duration = Duration::from_mins(1);
+
+#[derive(Debug)]
+struct Nobody;
+
+impl Observer for Nobody {
+    fn event(&self, _: u64, _: &Event) {}
+    fn skipped(&self) {}
+    fn leader(&self, _: u64, _: RaftId) {}
+    fn forget(&self, _: Vec<ObjectId>) {}
+}
+
+struct Node {
+    cluster: Cluster,
+    store: MemoryStore,
+    _folder: tempfile::TempDir,
+}
+
+/// A UDP port, and one beside it, that are free and that the system gives to nobody who does not ask for them.
+fn quiet_port() -> u16 {
+    let free = |port: u16| UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    let seed = u64::from(std::process::id()) * 7919 + u64::from(since.subsec_nanos());
+    let ports = (seed..).map(|n| 12_000 + u16::try_from(n % 10_000).expect("small") * 2);
+    ports.into_iter().find(|port| free(*port) && free(port + 1)).expect("a port")
+}
+
+async fn start(start: Start) -> Node {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = MemoryStore::new();
+    let config = ClusterConfig {
+        data_dir: folder.path().to_owned(),
+        start,
+        listen: (Ipv4Addr::LOCALHOST, quiet_port()).into(),
+        advertise: Vec::new(),
+        name: "test".to_owned(),
+        http: String::new(),
+        copies: 2,
+        repair_after: Duration::from_hours(1),
+        log_entries: 10_000,
+        compress: None,
+    };
+    let cluster = Cluster::start(config, Arc::new(store.clone()), Arc::new(Nobody)).await;
+    Node { cluster: cluster.expect("a member"), store, _folder: folder }
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while !holds() {
+            // Pause: other members are at work.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "waited for: {what}");
+}
+
+/// Three voters who answer each other.
+async fn three() -> Vec<Node> {
+    let mut nodes = vec![start(Start::First).await];
+    assert!(nodes[0].cluster.ready(PATIENCE).await);
+    let ticket = nodes[0].cluster.ticket(PATIENCE, JoinRole::Voter).await.expect("a ticket");
+    for _ in 0..2 {
+        nodes.push(start(Start::Join(Box::new(ticket.clone()))).await);
+    }
+    for node in &nodes {
+        until("all vote and answer", || {
+            let members = node.cluster.status().members;
+            members.len() == 3 && members.iter().all(|one| one.role != "learner" && one.healthy)
+        })
+        .await;
+        assert!(node.cluster.ready(PATIENCE).await);
+    }
+    nodes
+}
+
+async fn put(node: &Node, key: &str, len: usize) -> Result<PutOutcome, ClusterError> {
+    let object = node.cluster.new_object();
+    let info = ObjectInfo { key: key.to_owned(), ..ObjectInfo::default() };
+    let info = node.store.insert(object.id(), info, Bytes::from(vec![7; len]));
+    node.cluster.put(object.id(), info, Condition::Any).await
+}
+
+async fn entry(node: &Node, key: &str) -> Arc<Entry> {
+    let found = node.cluster.read(key, Consistency::Linearizable).await.expect("an answer");
+    found.expect("an object")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_put_waits_for_no_single_member_and_says_when_there_is_no_room() {
+    let nodes = three().await;
+    // Of two other members one stands still, whichever is nearer.
+    nodes[1].store.fail(Fault::Slow(Duration::from_hours(1)));
+    assert_eq!(put(&nodes[0], "slow", 1000).await.expect("stored"), PutOutcome::Created);
+    nodes[1].store.fail(Fault::None);
+    // One without room is not asked for more than that; two are too many.
+    nodes[1].store.fail(Fault::Full(0));
+    assert_eq!(put(&nodes[0], "full", 1000).await.expect("stored"), PutOutcome::Created);
+    nodes[2].store.fail(Fault::Full(0));
+    let held = nodes[0].store.len();
+    let refused = put(&nodes[0], "fuller", 1000).await;
+    assert!(matches!(refused, Err(ClusterError::Store(StoreError::Full { .. }))), "{refused:?}");
+    assert_eq!(nodes[0].store.len(), held, "what was not announced is not kept");
+    // What is the caller's mistake is told before anything is stored.
+    let tags = vec!["t".to_owned(); 65];
+    let wrong = nodes[0].cluster.check(&ObjectInfo { tags, ..ObjectInfo::default() });
+    assert!(matches!(wrong, Err(ClusterError::Config { .. })), "{wrong:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_no_room_here_passes_through() {
+    let nodes = three().await;
+    let len = 3_000_000;
+    put(&nodes[0], "film", len).await.expect("stored");
+    let entry = entry(&nodes[0], "film").await;
+    let other = [1, 2].into_iter().find(|at| nodes[*at].store.get(entry.object).is_none());
+    let other = &nodes[other.expect("two of three hold it")];
+    self::entry(other, "film").await;
+    other.store.fail(Fault::Full(0));
+    let (first, second) = tokio::join!(other.cluster.fetch(&entry), other.cluster.fetch(&entry));
+    for fetched in [first, second] {
+        let Fetched::Arriving(mut arriving) = fetched.expect("begun") else {
+            panic!("there is no room for it")
+        };
+        let mut found = 0;
+        while let Some(chunk) = arriving.next().await {
+            found += chunk.expect("bytes").len();
+        }
+        if found < len {
+            // The one whose fetch came to nothing goes on by another way.
+            assert!(!arriving.stored().await);
+            let rest = u64::try_from(found).unwrap()..entry.len;
+            let mut rest = other.cluster.fetch_range(&entry, rest).expect("begun");
+            while let Some(chunk) = rest.next().await {
+                found += chunk.expect("bytes").len();
+            }
+        }
+        assert_eq!(found, len);
+    }
+    assert!(other.store.get(entry.object).is_none());
+    // With room it is kept, and a range of what nobody has is refused before anything is sent.
+    other.store.fail(Fault::None);
+    let Ok(Fetched::Arriving(mut arriving)) = other.cluster.fetch(&entry).await else {
+        panic!("nobody else asks")
+    };
+    assert!(arriving.stored().await, "whether or not it is read");
+    assert!(other.store.get(entry.object).is_some());
+    let gone = Entry { object: ObjectId { serial: 1, ..entry.object }, ..(*entry).clone() };
+    let mut nothing = other.cluster.fetch_range(&Arc::new(gone), 0..10).expect("begun");
+    assert!(matches!(nothing.next().await, Some(Err(ClusterError::Refused { .. }))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_of_a_put_under_way_are_nobody_elses_to_remove() {
+    let mut nodes = three().await;
+    let under_way = nodes[1].cluster.new_object();
+    let unknown = ObjectId { node: 99, serial: 1 };
+    let all = [under_way.id(), unknown];
+    for node in &nodes {
+        assert_eq!(node.cluster.abandoned(all).await, [unknown], "the put's member is asked");
+    }
+    let id = under_way.id();
+    drop(under_way);
+    for node in &nodes {
+        assert_eq!(node.cluster.abandoned([id]).await, [id]);
+    }
+    // Where it cannot be asked, it may come back.
+    let gone = nodes.remove(1);
+    gone.cluster.stop().await;
+    assert!(nodes[0].cluster.abandoned([id]).await.is_empty());
+    for node in nodes {
+        node.cluster.stop().await;
+    }
+}
