@@ -27,6 +27,19 @@ pub struct PoolStats {
 }
 
 impl PoolStats {
+    /// Of a pool that has done nothing.
+    pub(crate) const ZERO: Self = Self {
+        hits: 0,
+        misses: 0,
+        returns: 0,
+        drops: 0,
+        allocations: 0,
+        oversize: 0,
+        outstanding: 0,
+        bytes_held: 0,
+        high_water_bytes: 0,
+    };
+
     /// The share of buffers that were there already: 0 to 1, and 1 before the first.
     pub fn hit_rate(&self) -> f64 {
         let total = self.hits + self.misses;
