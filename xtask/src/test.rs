@@ -260,7 +260,7 @@ fn count(tally: &mut Tally, _slow: bool) {
 
 /// Fuzz targets, and how many seconds each is run here; whoever hunts for more gives the programs more.
 const FUZZ: &[&str] =
-    &["frame", "reassemble", "overlay", "pcap", "websocket", "archive", "raft", "wire"];
+    &["frame", "reassemble", "overlay", "pcap", "pcapng", "websocket", "archive", "raft", "wire"];
 const FUZZ_SECONDS: u32 = 4;
 
 /// Builds the targets with the compiler's own coverage (no nightly, no further tool), and runs each from its corpus.

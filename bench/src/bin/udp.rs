@@ -1,5 +1,5 @@
-//! UDP packets a second of one sending core: a loop of `send`, `sendmmsg`, and segmentation by the kernel, beside iperf3
-//! at the same size. As root: over a veth cable between two namespaces, whose receiving end drops everything before its
+//! UDP packets a second of one sending core: a loop of `send`, `sendmmsg`, segmentation by the kernel, and whole frames by
+//! AF_XDP (copy mode, which is what a veth has), beside iperf3 at the same size. As root: over a veth cable between two namespaces, whose receiving end drops everything before its
 //! sockets (it has no such address), so that the sender alone is measured; and over loopback, with a receiver. Frames are
 //! counted at the cable's far end, not believed from the sender.
 use std::net::UdpSocket;
@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use straightway_packet::batch::{BatchReceiver, BatchSender, Offload, ReceiveOptions, SendOptions};
+use straightway_packet::build::UdpPacketBuilder;
+use straightway_packet::xdp::XdpSocket;
+use straightway_packet::{MacAddr, PacketError};
 
 const TIME: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 5;
@@ -56,6 +59,25 @@ fn measure(offload: Offload, bind: &str, to: &str, len: usize, arrived: &dyn Fn(
     (arrived() - before) as f64 / (cpu() - cpu_before)
 }
 
+/// As [`measure`], of frames that were made beforehand and go past the kernel's stack.
+fn measure_xdp(link: [MacAddr; 2], len: usize, arrived: &dyn Fn() -> u64) -> Result<f64, PacketError> {
+    const BATCH: usize = 32;
+    let mut socket = XdpSocket::open("wire0", 0, 1024)?;
+    let (from, to) = ("10.77.0.1:9".parse().expect("an address"), "10.77.0.2:9".parse().expect("an address"));
+    let frame = UdpPacketBuilder::new(from, to)?.ethernet(link[0], link[1]).build(&vec![7; len])?;
+    let (before, cpu_before, started) = (arrived(), cpu(), Instant::now());
+    while started.elapsed() < TIME {
+        socket.send(std::iter::repeat_n(&frame[..], BATCH))?;
+    }
+    while socket.flush()? > 0 && started.elapsed() < 2 * TIME {}
+    Ok((arrived() - before) as f64 / (cpu() - cpu_before))
+}
+
+/// The address of the device `wire0` in a namespace.
+fn address_of(namespace: &str) -> Option<MacAddr> {
+    sh(&format!("ip netns exec {namespace} cat /sys/class/net/wire0/address")).trim().parse().ok()
+}
+
 fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]
@@ -84,7 +106,7 @@ fn cable() {
     for len in [22, 1472] {
         let frames = || sh(&format!("ip netns exec {b} cat /sys/class/net/wire0/statistics/rx_packets")).trim().parse().unwrap_or(0);
         let mut seen = vec![Vec::new(); ARMS.len()];
-        let mut iperf = Vec::new();
+        let (mut xdp, mut iperf) = (Vec::new(), Vec::new());
         for round in 0..ROUNDS {
             for n in 0..ARMS.len() {
                 let n = if round % 2 == 0 { n } else { ARMS.len() - 1 - n };
@@ -98,6 +120,17 @@ fn cable() {
                 });
                 seen[n].push(figure);
             }
+            if let (Some(from), Some(to)) = (address_of(a), address_of(b)) {
+                let figure = std::thread::scope(|scope| {
+                    let measured = scope.spawn(|| {
+                        enter(a);
+                        pin(1);
+                        measure_xdp([from, to], len, &frames)
+                    });
+                    measured.join().expect("measured")
+                });
+                xdp.push(figure);
+            }
             sh(&format!("ip -n {b} addr add 10.77.0.2/24 dev wire0"));
             iperf.extend(iperf3(a, b, len));
             sh(&format!("ip -n {b} addr flush dev wire0"));
@@ -106,6 +139,14 @@ fn cable() {
         let medians: Vec<f64> = seen.into_iter().map(median).collect();
         for ((name, _), figure) in ARMS.iter().zip(&medians) {
             println!("| {name} | {:.0} | {:.2} |", figure / 1e3, figure / medians[0]);
+        }
+        match xdp.into_iter().collect::<Result<Vec<_>, _>>() {
+            Ok(figures) if !figures.is_empty() => {
+                let figure = median(figures);
+                println!("| AF_XDP in copy mode, frames made beforehand | {:.0} | {:.2} |", figure / 1e3, figure / medians[0]);
+            }
+            Ok(_) => println!("| AF_XDP | SKIP: the devices have no addresses | |"),
+            Err(error) => println!("| AF_XDP | SKIP: {error} | |"),
         }
         if !iperf.is_empty() {
             let figure = median(iperf);

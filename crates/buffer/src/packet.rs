@@ -13,6 +13,7 @@
 //! cannot_be_forgotten.extend_from_slice(b"way");
 //! ```
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 
 use bytes::BytesMut;
@@ -26,14 +27,14 @@ pub const PER_CLASS: usize = 32;
 /// A buffer that has grown beyond this is not kept: it would hold on to memory that its class does not need.
 const LARGEST_KEPT: usize = 2 * SIZES[2];
 
-#[derive(Default)]
 struct Local {
     idle: [Vec<BytesMut>; 3],
     stats: PoolStats,
 }
 
 thread_local! {
-    static LOCAL: RefCell<Local> = RefCell::new(Local::default());
+    static LOCAL: RefCell<Local> =
+        const { RefCell::new(Local { idle: [const { Vec::new() }; 3], stats: PoolStats::ZERO }) };
 }
 
 /// An empty buffer with room for at least `size` bytes: of the smallest class that has it (a size equal to a class's
@@ -41,53 +42,55 @@ thread_local! {
 ///
 /// # Panics
 /// For sizes that there is no memory for, as [`BytesMut`] does.
+#[inline]
 pub fn get_buffer(size: usize) -> BytesMut {
     let taken = LOCAL.try_with(|local| {
-        let mut local = local.try_borrow_mut().ok()?;
-        let Local { idle, stats } = &mut *local;
-        let Some(class) = SIZES.iter().position(|class| size <= *class) else {
-            stats.oversize += 1;
-            return None;
-        };
-        if let Some(buffer) = idle[class].pop() {
-            stats.hits += 1;
-            return Some(buffer);
+        let Local { idle, stats } = &mut *local.try_borrow_mut().ok()?;
+        let class = SIZES.iter().position(|class| size <= *class)?;
+        let idle = &mut idle[class];
+        let last = idle.len().checked_sub(1)?;
+        stats.hits += 1;
+        // Not `pop`, which takes the buffer apart to see whether there is one: it would be moved field by field.
+        Some(idle.swap_remove(last))
+    });
+    taken.ok().flatten().unwrap_or_else(|| allocate(size))
+}
+
+#[cold]
+fn allocate(size: usize) -> BytesMut {
+    let class = SIZES.into_iter().find(|class| size <= *class);
+    let counted = LOCAL.try_with(|local| {
+        if let Ok(mut local) = local.try_borrow_mut() {
+            let Local { stats, .. } = &mut *local;
+            *(if class.is_some() { &mut stats.misses } else { &mut stats.oversize }) += 1;
         }
-        stats.misses += 1;
-        Some(BytesMut::with_capacity(SIZES[class]))
     });
     // Without the thread's pool, which is gone when the thread is ending, a buffer is a buffer all the same.
-    taken.ok().flatten().unwrap_or_else(|| BytesMut::with_capacity(size))
+    counted.unwrap_or_default();
+    BytesMut::with_capacity(class.unwrap_or(size))
 }
 
 /// Gives a buffer back to this thread's pool. Any will do: it is kept in the largest class that it still has the room
 /// for, after what was split off or advanced over is reclaimed if nobody else holds it; what is too small, too large
 /// or too many is freed.
 pub fn return_buffer(mut buffer: BytesMut) {
-    buffer.clear();
-    // The memory behind it may be larger than it shows: split off, advanced over, or grown.
-    if buffer.try_reclaim(LARGEST_KEPT + 1) {
-        let counted = LOCAL.try_with(|local| {
-            if let Ok(mut local) = local.try_borrow_mut() {
-                local.stats.drops += 1;
-            }
-        });
-        counted.unwrap_or_default();
-        return;
+    give_back(&mut buffer);
+}
+
+/// Moves a buffer into this thread's pool, or leaves it to be freed. By reference, so that it is moved once: a buffer
+/// that was just written to is read in larger pieces when it is moved, for which the processor has to wait.
+fn give_back(buffer: &mut BytesMut) {
+    if !buffer.is_empty() {
+        buffer.clear();
     }
-    let capacity = buffer.capacity();
-    // As it was taken, or else what can be reclaimed of it: nothing is allocated for that, and it fails if the memory is
-    // shared or too small.
-    let class = SIZES.iter().position(|size| *size == capacity);
-    let class =
-        class.or_else(|| (0..SIZES.len()).rev().find(|class| buffer.try_reclaim(SIZES[*class])));
+    let class = class_of(buffer);
     let kept = LOCAL.try_with(|local| {
         let Ok(mut local) = local.try_borrow_mut() else { return };
         let Local { idle, stats } = &mut *local;
-        match class.filter(|_| buffer.capacity() <= LARGEST_KEPT).map(|class| &mut idle[class]) {
+        match class.map(|class| &mut idle[class]) {
             Some(idle) if idle.len() < PER_CLASS => {
                 stats.returns += 1;
-                idle.push(buffer);
+                idle.push(std::mem::take(buffer));
             }
             _ => stats.drops += 1,
         }
@@ -96,9 +99,27 @@ pub fn return_buffer(mut buffer: BytesMut) {
     kept.unwrap_or_default();
 }
 
+/// The largest class that an empty buffer has the room for; `None`: it has too little memory, or too much.
+#[inline]
+fn class_of(buffer: &mut BytesMut) -> Option<usize> {
+    // The memory behind it may be larger than it shows: split off, advanced over, or grown.
+    if buffer.try_reclaim(LARGEST_KEPT + 1) {
+        return None;
+    }
+    // As it was taken, or else what can be reclaimed of it: nothing is allocated for that, and it fails if the memory is
+    // shared or too small.
+    let capacity = buffer.capacity();
+    SIZES
+        .iter()
+        .position(|size| *size == capacity)
+        .or_else(|| (0..SIZES.len()).rev().find(|class| buffer.try_reclaim(SIZES[*class])))
+        .filter(|_| buffer.capacity() <= LARGEST_KEPT)
+}
+
 /// As [`get_buffer`], in a wrapper that gives the buffer back by itself.
+#[inline]
 pub fn take_buffer(size: usize) -> PacketBuffer {
-    PacketBuffer { buffer: get_buffer(size), kept_out: false }
+    PacketBuffer(get_buffer(size))
 }
 
 /// What this thread's pool has done. `high_water_bytes` stays 0: nobody counts what other threads hold.
@@ -117,16 +138,13 @@ pub fn stats() -> PoolStats {
 
 /// A [`BytesMut`] that goes back to the pool of the thread that drops it.
 #[derive(Debug)]
-pub struct PacketBuffer {
-    buffer: BytesMut,
-    kept_out: bool,
-}
+pub struct PacketBuffer(BytesMut);
 
 impl PacketBuffer {
     /// Keeps the buffer out of the pool.
-    pub fn into_inner(mut self) -> BytesMut {
-        self.kept_out = true;
-        std::mem::take(&mut self.buffer)
+    pub fn into_inner(self) -> BytesMut {
+        // What stays behind has no memory: nothing is lost when it is not dropped.
+        std::mem::take(&mut ManuallyDrop::new(self).0)
     }
 }
 
@@ -134,20 +152,18 @@ impl Deref for PacketBuffer {
     type Target = BytesMut;
 
     fn deref(&self) -> &BytesMut {
-        &self.buffer
+        &self.0
     }
 }
 
 impl DerefMut for PacketBuffer {
     fn deref_mut(&mut self) -> &mut BytesMut {
-        &mut self.buffer
+        &mut self.0
     }
 }
 
 impl Drop for PacketBuffer {
     fn drop(&mut self) {
-        if !self.kept_out {
-            return_buffer(std::mem::take(&mut self.buffer));
-        }
+        give_back(&mut self.0);
     }
 }

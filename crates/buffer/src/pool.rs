@@ -10,7 +10,7 @@ use crate::config::{Exhaustion, PoolConfig};
 use crate::error::BufferError;
 use crate::pooled::PooledBuffer;
 use crate::raw::block::{IdleBlock, NO_CLASS};
-use crate::stats::{Counts, PoolStats, add};
+use crate::stats::{ClassCounts, Counts, PoolStats, add};
 use crate::sync::{Arc, AtomicBool, AtomicU64, Mutex, Ordering, with};
 use crate::watch::Watch;
 
@@ -61,7 +61,8 @@ pub(crate) struct Shared {
     pub(crate) common: Counts,
     /// Blocks that exist.
     blocks: AtomicU64,
-    pub(crate) threads: Mutex<Vec<Arc<Counts>>>,
+    /// Of each thread's cache, by class.
+    pub(crate) threads: Mutex<Vec<Arc<[ClassCounts]>>>,
     closed: AtomicBool,
     waiting: Waiting,
     pub(crate) watch: Watch,
@@ -109,14 +110,13 @@ impl BufferPool {
     /// # Errors
     /// [`BufferError::Exhausted`] by policy, [`BufferError::OutOfMemory`].
     #[cfg_attr(debug_assertions, track_caller)]
+    #[inline]
     pub fn acquire(&self, len: usize) -> Result<PooledBuffer, BufferError> {
         let shared = &self.0.0;
-        let block = match shared.classes.for_len(len) {
-            Some(class) => match Shared::take(shared, class) {
-                Some(block) => block,
-                None => Shared::create(shared, shared.classes.size(class), class)?,
-            },
-            None => Shared::create(shared, len, NO_CLASS)?,
+        let class = shared.classes.for_len(len);
+        let block = match class.and_then(|class| local::take(shared, class)) {
+            Some(block) => block,
+            None => Shared::find(shared, class, len)?,
         };
         shared.watch.lent(&block);
         Ok(PooledBuffer::new(block.lend()))
@@ -133,7 +133,10 @@ impl BufferPool {
         with(&shared.threads, |threads| {
             shared.common.add_to(&mut stats);
             for counts in threads.iter() {
-                counts.add_to(&mut stats);
+                for (counts, size) in counts.iter().zip(shared.classes.sizes()) {
+                    let bytes = shared.classes.bytes_for(*size).unwrap_or(0);
+                    counts.add_to(&mut stats, bytes as u64);
+                }
             }
         });
         stats.allocations = stats.misses + stats.oversize;
@@ -191,21 +194,36 @@ impl Drop for Handle {
 pub(crate) fn give_back(mut block: IdleBlock) {
     let Some(pool) = block.pool() else { return };
     pool.watch.back(&block);
-    let (wipe, shared, cached) = (pool.config.wipe, Arc::as_ptr(pool), pool.is_cached());
+    let (wipe, shared) = (pool.config.wipe, Arc::as_ptr(pool));
     if wipe {
         block.wipe();
     }
-    let back = if cached { local::put(shared, block) } else { Err(block) };
-    let Err(block) = back else { return };
+    if let Err(block) = local::put(shared, block) {
+        give_back_to_store(block);
+    }
+}
+
+#[cold]
+fn give_back_to_store(block: IdleBlock) {
     // The block may be freed, and its way to the pool with it, before this is done with the pool.
     let Some(pool) = block.pool().cloned() else { return };
     pool.take_back(block);
 }
 
 impl Shared {
-    /// An idle block of a class.
-    fn take(this: &Arc<Self>, class: usize) -> Option<IdleBlock> {
-        if let Ok(block) = local::take(this, class) { block } else { this.take_shared(class) }
+    /// A block that is not in this thread's cache: out of the shared store, or a new one.
+    #[cold]
+    fn find(this: &Arc<Self>, class: Option<usize>, len: usize) -> Result<IdleBlock, BufferError> {
+        let Some(class) = class else { return Self::create(this, len, NO_CLASS) };
+        let idle = if let Ok(block) = local::refill(this, class) {
+            block
+        } else {
+            this.take_shared(class)
+        };
+        match idle {
+            Some(block) => Ok(block),
+            None => Self::create(this, this.classes.size(class), class),
+        }
     }
 
     /// An idle block of a class out of the shared store.
@@ -216,17 +234,18 @@ impl Shared {
         Some(block)
     }
 
-    /// Moves up to `n` idle blocks of a class over; gives their bytes.
-    pub(crate) fn take_many(&self, class: usize, n: usize, into: &mut Vec<IdleBlock>) -> u64 {
+    /// Moves up to `n` idle blocks of a class over; gives their number.
+    pub(crate) fn take_many(&self, class: usize, n: usize, into: &mut Vec<IdleBlock>) -> usize {
         let Some(idle) = self.idle.get(class) else { return 0 };
-        let bytes = with(idle, |idle| {
+        let (taken, bytes) = with(idle, |idle| {
             let from = idle.len().saturating_sub(n);
             let bytes: u64 = idle[from..].iter().map(|block| block.bytes() as u64).sum();
+            let taken = idle.len() - from;
             into.extend(idle.drain(from..));
-            bytes
+            (taken, bytes)
         });
         self.held.fetch_sub(bytes, Ordering::Relaxed);
-        bytes
+        taken
     }
 
     /// A new block, if the limit or the policy allows it.
@@ -462,7 +481,11 @@ use crate::local;
 mod local {
     use super::{Arc, IdleBlock, NoCache, Shared};
 
-    pub(super) fn take(_: &Arc<Shared>, _: usize) -> Result<Option<IdleBlock>, NoCache> {
+    pub(super) fn take(_: &Arc<Shared>, _: usize) -> Option<IdleBlock> {
+        None
+    }
+
+    pub(super) fn refill(_: &Arc<Shared>, _: usize) -> Result<Option<IdleBlock>, NoCache> {
         Err(NoCache)
     }
 

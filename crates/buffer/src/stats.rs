@@ -27,6 +27,19 @@ pub struct PoolStats {
 }
 
 impl PoolStats {
+    /// Of a pool that has done nothing.
+    pub(crate) const ZERO: Self = Self {
+        hits: 0,
+        misses: 0,
+        returns: 0,
+        drops: 0,
+        allocations: 0,
+        oversize: 0,
+        outstanding: 0,
+        bytes_held: 0,
+        high_water_bytes: 0,
+    };
+
     /// The share of buffers that were there already: 0 to 1, and 1 before the first.
     pub fn hit_rate(&self) -> f64 {
         let total = self.hits + self.misses;
@@ -34,7 +47,7 @@ impl PoolStats {
     }
 }
 
-/// Counts of one thread, or of all that have no cache of their own.
+/// Counts that all threads write: of what bypasses the caches, and of threads that have ended.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) hits: AtomicU64,
@@ -42,32 +55,53 @@ pub(crate) struct Counts {
     pub(crate) returns: AtomicU64,
     pub(crate) drops: AtomicU64,
     pub(crate) oversize: AtomicU64,
-    /// Bytes idle in the thread's cache.
-    pub(crate) held: AtomicU64,
+}
+
+/// Counts of one class in one thread's cache, which only that thread writes. What lies in the cache follows from them, so
+/// that taking a block and putting it back count one number each.
+#[derive(Debug, Default)]
+pub(crate) struct ClassCounts {
+    pub(crate) hits: AtomicU64,
+    /// Blocks that came back, kept in the end or not.
+    pub(crate) returns: AtomicU64,
+    /// Blocks that came from the shared store, and that went there.
+    pub(crate) filled: AtomicU64,
+    pub(crate) spilled: AtomicU64,
+    /// Of those that went there, how many it did not keep.
+    pub(crate) unkept: AtomicU64,
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
 }
 
 impl Counts {
     pub(crate) fn add_to(&self, stats: &mut PoolStats) {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         stats.hits += read(&self.hits);
         stats.misses += read(&self.misses);
         stats.returns += read(&self.returns);
         stats.drops += read(&self.drops);
         stats.oversize += read(&self.oversize);
-        stats.bytes_held += read(&self.held);
     }
 
     /// Takes over the counts of a thread that has ended.
-    pub(crate) fn absorb(&self, ended: &Self) {
-        for (mine, theirs) in [
-            (&self.hits, &ended.hits),
-            (&self.misses, &ended.misses),
-            (&self.returns, &ended.returns),
-            (&self.drops, &ended.drops),
-            (&self.oversize, &ended.oversize),
-        ] {
-            mine.fetch_add(theirs.load(Ordering::Relaxed), Ordering::Relaxed);
-        }
+    pub(crate) fn absorb(&self, ended: &ClassCounts) {
+        let unkept = read(&ended.unkept);
+        add(&self.hits, read(&ended.hits));
+        add(&self.returns, read(&ended.returns).saturating_sub(unkept));
+        add(&self.drops, unkept);
+    }
+}
+
+impl ClassCounts {
+    /// `bytes`: of memory behind each block of the class.
+    pub(crate) fn add_to(&self, stats: &mut PoolStats, bytes: u64) {
+        let (hits, returns, unkept) = (read(&self.hits), read(&self.returns), read(&self.unkept));
+        stats.hits += hits;
+        stats.returns += returns.saturating_sub(unkept);
+        stats.drops += unkept;
+        let idle = (read(&self.filled) + returns).saturating_sub(hits + read(&self.spilled));
+        stats.bytes_held += idle * bytes;
     }
 }
 

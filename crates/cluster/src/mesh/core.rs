@@ -6,9 +6,10 @@ use straightway_packet::MacAddr;
 use straightway_packet::overlay::{Control, Heartbeat, HeartbeatReply, Message, PacketType};
 
 use super::peer::Peer;
-use super::seal::{MAX_DATAGRAM, Sealed};
+use super::seal::Sealed;
 use super::{
-    Event, MAX_HOPS, MAX_PEERS, MeshConfig, Out, PeerStatus, Reach, Reject, Rejected, mac_address,
+    Datagram, Event, MAX_HOPS, MAX_PEERS, MeshConfig, Out, PeerStatus, Reach, Reject, Rejected,
+    mac_address,
 };
 use crate::error::ClusterError;
 use crate::ids::{NodeKey, RaftId};
@@ -342,12 +343,13 @@ impl Mesh {
         let (me, mac) = (self.config.me, self.mac);
         let peer = &mut self.peers[by];
         let (Some(addr), Some(keys)) = (peer.addr, peer.keys.last_mut()) else { return false };
-        let mut datagram = [0; MAX_DATAGRAM];
+        let mut datagram = Datagram::new();
         let message = Message::new(mac, to, PacketType::Control(control));
-        let sealed =
-            message.write_to(&mut datagram).ok().and_then(|len| keys.seal(&mut datagram, len, me));
-        let Some(bytes) = sealed.and_then(|len| datagram.get(..len)) else { return false };
-        out.datagram(addr, bytes);
+        let written = datagram.fill_with(|room| message.write_to(room)).ok();
+        if written.and_then(|_| keys.seal(&mut datagram, me)).is_none() {
+            return false;
+        }
+        out.datagram(addr, datagram);
         true
     }
 

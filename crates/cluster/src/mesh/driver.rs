@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::MissedTickBehavior;
 
-use super::{Event, MAX_DATAGRAM, Mesh, MeshConfig, Out, PeerStatus, Rejected};
+use super::{Datagram, Event, Mesh, MeshConfig, Out, PeerStatus, Rejected};
 use crate::error::ClusterError;
 use crate::ids::{NodeKey, RaftId};
 use crate::lease::{BootTime, boot_clock};
@@ -42,19 +42,6 @@ pub struct MeshStats {
     pub rejected: Rejected,
 }
 
-/// A sealed message, in place: the queue of the sender holds the bytes themselves, and nothing is allocated.
-#[derive(Debug)]
-struct Datagram {
-    bytes: [u8; MAX_DATAGRAM],
-    len: usize,
-}
-
-impl AsRef<[u8]> for Datagram {
-    fn as_ref(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
-}
-
 #[derive(Debug)]
 struct Shared {
     mesh: Mesh,
@@ -77,10 +64,7 @@ struct Sending<'a> {
 }
 
 impl Out for Sending<'_> {
-    fn datagram(&mut self, to: SocketAddr, bytes: &[u8]) {
-        let mut datagram = Datagram { bytes: [0; MAX_DATAGRAM], len: bytes.len() };
-        let Some(place) = datagram.bytes.get_mut(..bytes.len()) else { return };
-        place.copy_from_slice(bytes);
+    fn datagram(&mut self, to: SocketAddr, datagram: Datagram) {
         self.stats.unsent += u64::from(self.sender.push(to, datagram).is_err());
     }
 

@@ -24,6 +24,7 @@ mod tests;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use straightway_buffer::StackBuffer;
 use straightway_packet::MacAddr;
 
 use crate::ids::{NodeKey, RaftId};
@@ -82,10 +83,13 @@ pub enum Event {
     },
 }
 
+/// A sealed message, built in place: it is moved into the queue of whoever sends it, and nothing is allocated.
+pub type Datagram = StackBuffer<MAX_DATAGRAM>;
+
 /// Where a [`Mesh`] puts what it wants done.
 pub trait Out {
     /// To be sent, as one datagram.
-    fn datagram(&mut self, to: SocketAddr, bytes: &[u8]);
+    fn datagram(&mut self, to: SocketAddr, datagram: Datagram);
     /// To be told.
     fn event(&mut self, event: Event);
 }

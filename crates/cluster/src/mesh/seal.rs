@@ -6,6 +6,7 @@
 //! ```
 //! The key is that of one direction between two members under one secret, so that a message sent back to its sender, or
 //! passed on to another member, is a forgery there. The counter goes up with each message under a key and is taken once.
+use super::Datagram;
 use crate::ids::RaftId;
 
 /// Bytes behind the message.
@@ -41,22 +42,16 @@ impl Keys {
         self.secret == *secret
     }
 
-    /// Puts the trailer behind a message of `len` bytes; gives the length of both.
-    pub(super) fn seal(
-        &mut self,
-        datagram: &mut [u8; MAX_DATAGRAM],
-        len: usize,
-        me: RaftId,
-    ) -> Option<usize> {
+    /// Puts the trailer behind a message. `None`: it has no room, or the counter has come to its end.
+    pub(super) fn seal(&mut self, datagram: &mut Datagram, me: RaftId) -> Option<()> {
         self.counter = self.counter.checked_add(1)?;
-        let (message, trailer) = datagram.split_at_mut_checked(len)?;
-        let (trailer, _) = trailer.split_first_chunk_mut::<TRAILER_BYTES>()?;
+        let mut trailer = [0; TRAILER_BYTES];
         trailer[0] = VERSION;
         trailer[1..9].copy_from_slice(&self.counter.to_be_bytes());
         trailer[9..17].copy_from_slice(&me.to_be_bytes());
-        let mac = mac(&self.send, message, &trailer[..17]);
+        let mac = mac(&self.send, datagram, &trailer[..17]);
         trailer[17..].copy_from_slice(&mac);
-        Some(len + TRAILER_BYTES)
+        datagram.extend_from(&trailer).ok()
     }
 
     /// Whether the peer made it under this secret.
@@ -176,19 +171,20 @@ mod tests {
             let (me, peer) = ids;
             prop_assume!(me != peer);
             let len = if short { 46 } else { 52 };
-            let mut datagram = [0; MAX_DATAGRAM];
-            datagram[..52].copy_from_slice(&message);
+            let mut datagram = Datagram::new();
+            datagram.extend_from(&message[..len]).unwrap();
             let mut mine = Keys::new(secret, me, peer);
-            let total = mine.seal(&mut datagram, len, me).unwrap();
-            let sealed = Sealed::split(&datagram[..total]).unwrap();
+            mine.seal(&mut datagram, me).unwrap();
+            let total = datagram.len();
+            let sealed = Sealed::split(&datagram).unwrap();
             let theirs = Keys::new(secret, peer, me);
             prop_assert!(theirs.proves(&sealed) && sealed.is_of_this_version());
             prop_assert_eq!((sealed.sender(), sealed.counter(), sealed.message), (me, 1, &message[..len]));
             prop_assert!(!mine.proves(&sealed), "sent back");
             prop_assert!(!Keys::new(secret, peer, me.wrapping_add(1)).proves(&sealed), "another pair");
-            let mut bent = datagram;
+            let mut bent = datagram.clone();
             bent[flip % (total * 8) / 8] ^= 1 << (flip % 8);
-            prop_assert!(!theirs.proves(&Sealed::split(&bent[..total]).unwrap()));
+            prop_assert!(!theirs.proves(&Sealed::split(&bent).unwrap()));
         }
 
         #[test]

@@ -1,7 +1,7 @@
 //! ARP for IPv4 over Ethernet (RFC 826).
 use std::net::Ipv4Addr;
 
-use super::{bad, truncated};
+use super::{Fault, bad, truncated};
 use crate::addr::MacAddr;
 use crate::error::PacketError;
 use crate::field::{be16, be32, field};
@@ -18,12 +18,21 @@ impl<'a> Arp<'a> {
     /// # Errors
     /// [`PacketError::Truncated`]; [`PacketError::BadField`] for anything but IPv4 over Ethernet.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
-        let header = bytes.first_chunk::<28>().ok_or_else(|| truncated(LAYER, 28, bytes.len()))?;
+        Self::check(bytes)
+    }
+
+    pub(super) fn check<E: Fault>(bytes: &'a [u8]) -> Result<Self, E> {
+        let header =
+            bytes.first_chunk::<28>().ok_or_else(|| E::of(|| truncated(LAYER, 28, bytes.len())))?;
         if be32(header, 0) != 0x0001_0800 {
-            return Err(bad(LAYER, "address types", be32(header, 0), "must be IPv4 over Ethernet"));
+            return Err(E::of(|| {
+                bad(LAYER, "address types", be32(header, 0), "must be IPv4 over Ethernet")
+            }));
         }
         if be16(header, 4) != 0x0604 {
-            return Err(bad(LAYER, "address lengths", be16(header, 4), "must be 6 and 4"));
+            return Err(E::of(|| {
+                bad(LAYER, "address lengths", be16(header, 4), "must be 6 and 4")
+            }));
         }
         Ok(Self(header))
     }

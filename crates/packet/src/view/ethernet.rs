@@ -1,5 +1,5 @@
 //! Ethernet II, with up to two VLAN tags (IEEE 802.1Q, 802.1ad).
-use super::truncated;
+use super::{Fault, truncated};
 use crate::addr::MacAddr;
 use crate::error::PacketError;
 use crate::field::{be16, field};
@@ -24,7 +24,8 @@ impl EtherType {
 
     #[inline]
     fn is_tag(self) -> bool {
-        matches!(self, Self::VLAN | Self::PROVIDER_VLAN)
+        // Most types are below both.
+        self.0 >= Self::VLAN.0 && matches!(self, Self::VLAN | Self::PROVIDER_VLAN)
     }
 }
 
@@ -82,9 +83,14 @@ impl<'a> Ethernet<'a> {
     /// [`PacketError::Truncated`].
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
+        Self::check(bytes)
+    }
+
+    #[inline]
+    pub(super) fn check<E: Fault>(bytes: &'a [u8]) -> Result<Self, E> {
         let (header, payload) = bytes
             .split_first_chunk::<14>()
-            .ok_or_else(|| truncated(LAYER, Self::HEADER_BYTES, bytes.len()))?;
+            .ok_or_else(|| E::of(|| truncated(LAYER, Self::HEADER_BYTES, bytes.len())))?;
         let ether_type = EtherType(be16(header, 12));
         if ether_type.is_tag() {
             return Self::tagged(header, payload);
@@ -93,11 +99,12 @@ impl<'a> Ethernet<'a> {
     }
 
     #[cold]
-    fn tagged(header: &'a [u8; 14], behind: &'a [u8]) -> Result<Self, PacketError> {
+    #[inline(never)]
+    fn tagged<E: Fault>(header: &'a [u8; 14], behind: &'a [u8]) -> Result<Self, E> {
         let mut ether_type = EtherType(be16(header, 12));
         let mut len = 0;
         while ether_type.is_tag() && len < MAX_TAG_BYTES {
-            let short = || truncated("vlan", len + 4, behind.len());
+            let short = || E::of(|| truncated("vlan", len + 4, behind.len()));
             let tag = behind.get(len..len + 4).ok_or_else(short)?;
             ether_type = EtherType(be16(tag, 2));
             len += 4;

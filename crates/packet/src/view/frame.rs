@@ -1,6 +1,7 @@
 //! A frame, all layers at once.
 use super::{
-    Addresses, Arp, EtherType, Ethernet, Icmp, IcmpVersion, Ipv4, Ipv6, Tcp, Udp, protocol,
+    Addresses, Arp, EtherType, Ethernet, Fault, Icmp, IcmpVersion, Ipv4, Ipv6, Tcp, Udp, Unsaid,
+    protocol, truncated,
 };
 use crate::error::PacketError;
 
@@ -68,20 +69,36 @@ impl<'a> Frame<'a> {
     /// Those of the layers.
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
-        let ethernet = Ethernet::parse(bytes)?;
+        Self::check(bytes).map_err(|Unsaid| Self::fault(bytes))
+    }
+
+    /// What is wrong with a frame that cannot be read.
+    #[cold]
+    #[inline(never)]
+    fn fault(bytes: &[u8]) -> PacketError {
+        match Frame::check(bytes) {
+            Err(error) => error,
+            // The same checks of the same bytes: this does not happen.
+            Ok(_) => truncated("frame", bytes.len(), bytes.len()),
+        }
+    }
+
+    #[inline]
+    fn check<E: Fault>(bytes: &'a [u8]) -> Result<Self, E> {
+        let ethernet = Ethernet::check(bytes)?;
         let payload = ethernet.payload();
         let (network, transport) = match ethernet.ether_type() {
             EtherType::IPV4 => Self::ipv4(payload)?,
             EtherType::IPV6 => Self::ipv6(payload)?,
-            EtherType::ARP => (Network::Arp(Arp::parse(payload)?), Transport::None),
+            EtherType::ARP => (Network::Arp(Arp::check(payload)?), Transport::None),
             _ => (Network::Other(payload), Transport::None),
         };
         Ok(Self { ethernet, network, transport })
     }
 
     #[inline]
-    fn ipv4(bytes: &'a [u8]) -> Result<(Network<'a>, Transport<'a>), PacketError> {
-        let ip = Ipv4::parse(bytes)?;
+    fn ipv4<E: Fault>(bytes: &'a [u8]) -> Result<(Network<'a>, Transport<'a>), E> {
+        let ip = Ipv4::check(bytes)?;
         let transport = if ip.is_fragment() {
             Transport::Fragment(ip.payload())
         } else {
@@ -91,9 +108,9 @@ impl<'a> Frame<'a> {
     }
 
     #[inline]
-    fn ipv6(bytes: &'a [u8]) -> Result<(Network<'a>, Transport<'a>), PacketError> {
-        let ip = Ipv6::parse(bytes)?;
-        let transport = match ip.upper()? {
+    fn ipv6<E: Fault>(bytes: &'a [u8]) -> Result<(Network<'a>, Transport<'a>), E> {
+        let ip = Ipv6::check(bytes)?;
+        let transport = match ip.check_upper()? {
             // An atomic fragment (RFC 6946) is a whole packet.
             (Some(fragment), _, bytes) if fragment.more || fragment.offset > 0 => {
                 Transport::Fragment(bytes)
@@ -132,12 +149,12 @@ impl<'a> Frame<'a> {
 
 impl<'a> Transport<'a> {
     #[inline]
-    fn parse(protocol: u8, version: IcmpVersion, bytes: &'a [u8]) -> Result<Self, PacketError> {
+    fn parse<E: Fault>(protocol: u8, version: IcmpVersion, bytes: &'a [u8]) -> Result<Self, E> {
         Ok(match (protocol, version) {
-            (protocol::TCP, _) => Self::Tcp(Tcp::parse(bytes)?),
-            (protocol::UDP, _) => Self::Udp(Udp::parse(bytes)?),
+            (protocol::TCP, _) => Self::Tcp(Tcp::check(bytes)?),
+            (protocol::UDP, _) => Self::Udp(Udp::check(bytes)?),
             (protocol::ICMP, IcmpVersion::V4) | (protocol::ICMPV6, IcmpVersion::V6) => {
-                Self::Icmp(Icmp::parse(version, bytes)?)
+                Self::Icmp(Icmp::check(version, bytes)?)
             }
             (other, _) => Self::Other(other, bytes),
         })

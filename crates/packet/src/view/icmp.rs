@@ -1,5 +1,5 @@
 //! ICMP (RFC 792) and ICMPv6 (RFC 4443).
-use super::{Addresses, protocol, truncated, verified};
+use super::{Addresses, Fault, protocol, truncated, verified};
 use crate::checksum::checksum;
 use crate::error::PacketError;
 use crate::field::be16;
@@ -42,7 +42,13 @@ impl<'a> Icmp<'a> {
     /// [`PacketError::Truncated`].
     #[inline]
     pub fn parse(version: IcmpVersion, bytes: &'a [u8]) -> Result<Self, PacketError> {
-        let header = bytes.first_chunk::<8>().ok_or_else(|| truncated("icmp", 8, bytes.len()))?;
+        Self::check(version, bytes)
+    }
+
+    #[inline]
+    pub(super) fn check<E: Fault>(version: IcmpVersion, bytes: &'a [u8]) -> Result<Self, E> {
+        let short = || E::of(|| truncated("icmp", 8, bytes.len()));
+        let header = bytes.first_chunk::<8>().ok_or_else(short)?;
         Ok(Self { version, header, message: bytes })
     }
 

@@ -1,7 +1,7 @@
 //! IPv4 (RFC 791).
 use std::net::Ipv4Addr;
 
-use super::{Addresses, bad, truncated, verified};
+use super::{Addresses, Fault, bad, truncated, verified};
 use crate::checksum::checksum;
 use crate::error::PacketError;
 use crate::field::{be16, field};
@@ -27,23 +27,40 @@ impl<'a> Ipv4<'a> {
     /// another version, and for a header length or total length that cannot be.
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
-        let fixed = bytes.first_chunk::<20>().ok_or_else(|| truncated(LAYER, 20, bytes.len()))?;
-        if fixed[0] >> 4 != 4 {
-            return Err(bad(LAYER, "version", fixed[0] >> 4, "must be 4"));
+        Self::check(bytes)
+    }
+
+    #[inline]
+    pub(super) fn check<E: Fault>(bytes: &'a [u8]) -> Result<Self, E> {
+        let fixed =
+            bytes.first_chunk::<20>().ok_or_else(|| E::of(|| truncated(LAYER, 20, bytes.len())))?;
+        // Version and header length stand in one byte, and are looked at together.
+        if !(0x45..=0x4f).contains(&fixed[0]) {
+            return Err(E::of(|| Self::wrong_start(fixed[0])));
         }
         let header_len = usize::from(fixed[0] & 0x0f) * 4;
         let total = usize::from(be16(fixed, 2));
-        if header_len < Self::HEADER_BYTES {
-            return Err(bad(LAYER, "header length", header_len as u64, "must be at least 20"));
-        }
         if total < header_len {
-            return Err(bad(LAYER, "total length", total as u64, "is less than the header's"));
+            return Err(E::of(|| {
+                bad(LAYER, "total length", total as u64, "is less than the header's")
+            }));
         }
-        let packet = bytes.get(..total).ok_or_else(|| truncated(LAYER, total, bytes.len()))?;
+        let packet =
+            bytes.get(..total).ok_or_else(|| E::of(|| truncated(LAYER, total, bytes.len())))?;
         let (header, payload) = packet
             .split_at_checked(header_len)
-            .ok_or_else(|| truncated(LAYER, header_len, total))?;
+            .ok_or_else(|| E::of(|| truncated(LAYER, header_len, total)))?;
         Ok(Self { fixed, header, payload })
+    }
+
+    #[cold]
+    fn wrong_start(first: u8) -> PacketError {
+        if first >> 4 == 4 {
+            let len = u64::from(first & 0x0f) * 4;
+            bad(LAYER, "header length", len, "must be at least 20")
+        } else {
+            bad(LAYER, "version", first >> 4, "must be 4")
+        }
     }
 
     /// Differentiated services code point (RFC 2474), 0 to 63.

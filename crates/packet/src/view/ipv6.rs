@@ -1,7 +1,7 @@
 //! IPv6 and its extension headers (RFC 8200).
 use std::net::Ipv6Addr;
 
-use super::{Addresses, bad, truncated};
+use super::{Addresses, Fault, bad, truncated};
 use crate::error::PacketError;
 use crate::field::{be16, be32, field};
 
@@ -20,6 +20,11 @@ const DESTINATION_OPTIONS: u8 = 60;
 /// Extension headers that are followed: no honest packet has more.
 const MAX_EXTENSIONS: usize = 8;
 
+#[inline]
+fn is_extension(header: u8) -> bool {
+    matches!(header, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS)
+}
+
 impl<'a> Ipv6<'a> {
     /// Bytes of the header without extensions.
     pub const HEADER_BYTES: usize = 40;
@@ -30,13 +35,20 @@ impl<'a> Ipv6<'a> {
     /// [`PacketError::Truncated`]; [`PacketError::BadField`] for another version.
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
-        let (fixed, rest) =
-            bytes.split_first_chunk::<40>().ok_or_else(|| truncated(LAYER, 40, bytes.len()))?;
+        Self::check(bytes)
+    }
+
+    #[inline]
+    pub(super) fn check<E: Fault>(bytes: &'a [u8]) -> Result<Self, E> {
+        let (fixed, rest) = bytes
+            .split_first_chunk::<40>()
+            .ok_or_else(|| E::of(|| truncated(LAYER, 40, bytes.len())))?;
         if fixed[0] >> 4 != 6 {
-            return Err(bad(LAYER, "version", fixed[0] >> 4, "must be 6"));
+            return Err(E::of(|| bad(LAYER, "version", fixed[0] >> 4, "must be 6")));
         }
         let len = usize::from(be16(fixed, 4));
-        let payload = rest.get(..len).ok_or_else(|| truncated(LAYER, 40 + len, bytes.len()))?;
+        let payload =
+            rest.get(..len).ok_or_else(|| E::of(|| truncated(LAYER, 40 + len, bytes.len())))?;
         Ok(Self { fixed, payload })
     }
 
@@ -96,10 +108,25 @@ impl<'a> Ipv6<'a> {
     /// Those of [`ExtensionHeaders`].
     #[inline]
     pub fn upper(&self) -> Result<(Option<Ipv6Fragment>, u8, &'a [u8]), PacketError> {
+        self.check_upper()
+    }
+
+    #[inline]
+    pub(super) fn check_upper<E: Fault>(&self) -> Result<(Option<Ipv6Fragment>, u8, &'a [u8]), E> {
+        if is_extension(self.next_header()) {
+            self.pass_over()
+        } else {
+            Ok((None, self.next_header(), self.payload))
+        }
+    }
+
+    /// Kept apart, as few packets have any: the way of the others stays short where it is inlined.
+    #[inline(never)]
+    fn pass_over<E: Fault>(&self) -> Result<(Option<Ipv6Fragment>, u8, &'a [u8]), E> {
         let mut headers = self.extensions();
         let mut fragment: Option<Ipv6Fragment> = None;
         for header in headers.by_ref() {
-            if let ExtensionHeader::Fragment(found) = header? {
+            if let ExtensionHeader::Fragment(found) = header.map_err(|error| E::of(|| error))? {
                 // An atomic one behind it must not make a part look whole.
                 if fragment.is_none_or(|fragment| !fragment.more) {
                     fragment = Some(found);
@@ -213,8 +240,7 @@ impl<'a> Iterator for ExtensionHeaders<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let known = matches!(self.next, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS);
-        if !known || self.failed {
+        if !is_extension(self.next) || self.failed {
             return None;
         }
         let read = self.read();

@@ -77,6 +77,29 @@ impl Addresses {
     }
 }
 
+/// What is said of a packet that cannot be read: what is wrong with it, or nothing.
+trait Fault {
+    fn of(error: impl FnOnce() -> PacketError) -> Self;
+}
+
+impl Fault for PacketError {
+    #[inline]
+    fn of(error: impl FnOnce() -> PacketError) -> Self {
+        error()
+    }
+}
+
+/// That it cannot be read. With errors of no size nothing has to be put ready for them on the way of the packets that
+/// have none, and a reader that was inlined keeps only what its caller looks at.
+struct Unsaid;
+
+impl Fault for Unsaid {
+    #[inline]
+    fn of(_: impl FnOnce() -> PacketError) -> Self {
+        Self
+    }
+}
+
 #[cold]
 fn truncated(layer: &'static str, needed: usize, have: usize) -> PacketError {
     PacketError::Truncated { layer, needed, have }

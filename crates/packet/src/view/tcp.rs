@@ -1,6 +1,6 @@
 //! TCP (RFC 9293).
 use super::ipv4::next_option;
-use super::{Addresses, bad, protocol, truncated, verified};
+use super::{Addresses, Fault, bad, protocol, truncated, verified};
 use crate::error::PacketError;
 use crate::field::{be16, be32};
 
@@ -60,13 +60,21 @@ impl<'a> Tcp<'a> {
     /// [`PacketError::Truncated`]; [`PacketError::BadField`] for a data offset that cannot be.
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
-        let fixed = bytes.first_chunk::<20>().ok_or_else(|| truncated(LAYER, 20, bytes.len()))?;
+        Self::check(bytes)
+    }
+
+    #[inline]
+    pub(super) fn check<E: Fault>(bytes: &'a [u8]) -> Result<Self, E> {
+        let fixed =
+            bytes.first_chunk::<20>().ok_or_else(|| E::of(|| truncated(LAYER, 20, bytes.len())))?;
         let header_len = usize::from(fixed[12] >> 4) * 4;
         if header_len < Self::HEADER_BYTES {
-            return Err(bad(LAYER, "data offset", header_len as u64, "must be at least 20"));
+            return Err(E::of(|| {
+                bad(LAYER, "data offset", header_len as u64, "must be at least 20")
+            }));
         }
         if header_len > bytes.len() {
-            return Err(truncated(LAYER, header_len, bytes.len()));
+            return Err(E::of(|| truncated(LAYER, header_len, bytes.len())));
         }
         Ok(Self { fixed, segment: bytes, header_len })
     }

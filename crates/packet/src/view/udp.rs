@@ -1,5 +1,5 @@
 //! UDP (RFC 768).
-use super::{Addresses, bad, protocol, truncated, verified};
+use super::{Addresses, Fault, bad, protocol, truncated, verified};
 use crate::error::PacketError;
 use crate::field::be16;
 
@@ -7,7 +7,8 @@ use crate::field::be16;
 #[derive(Debug, Clone, Copy)]
 pub struct Udp<'a> {
     header: &'a [u8; 8],
-    datagram: &'a [u8],
+    bytes: &'a [u8],
+    payload: &'a [u8],
 }
 
 const LAYER: &str = "udp";
@@ -22,13 +23,33 @@ impl<'a> Udp<'a> {
     /// [`PacketError::Truncated`]; [`PacketError::BadField`] for a length below the header's.
     #[inline]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
-        let header = bytes.first_chunk::<8>().ok_or_else(|| truncated(LAYER, 8, bytes.len()))?;
+        Self::check(bytes)
+    }
+
+    #[inline]
+    pub(super) fn check<E: Fault>(bytes: &'a [u8]) -> Result<Self, E> {
+        let (header, behind) = bytes
+            .split_first_chunk::<8>()
+            .ok_or_else(|| E::of(|| truncated(LAYER, 8, bytes.len())))?;
         let len = usize::from(be16(header, 4));
+        // A length below the header's wraps: it is longer than any payload, so that one check finds both kinds of error.
+        let payload = behind.get(..len.wrapping_sub(Self::HEADER_BYTES));
+        let payload = payload.ok_or_else(|| E::of(|| Self::wrong_length(len, bytes.len())))?;
+        Ok(Self { header, bytes, payload })
+    }
+
+    #[cold]
+    fn wrong_length(len: usize, have: usize) -> PacketError {
         if len < Self::HEADER_BYTES {
-            return Err(bad(LAYER, "length", len as u64, "must be at least 8"));
+            bad(LAYER, "length", len as u64, "must be at least 8")
+        } else {
+            truncated(LAYER, len, have)
         }
-        let datagram = bytes.get(..len).ok_or_else(|| truncated(LAYER, len, bytes.len()))?;
-        Ok(Self { header, datagram })
+    }
+
+    /// Header and data, without what the length leaves out.
+    fn datagram(&self) -> &'a [u8] {
+        self.bytes.get(..Self::HEADER_BYTES + self.payload.len()).unwrap_or_default()
     }
 
     /// The sender's port.
@@ -51,7 +72,7 @@ impl<'a> Udp<'a> {
     /// The data.
     #[inline]
     pub fn payload(&self) -> &'a [u8] {
-        self.datagram.get(Self::HEADER_BYTES..).unwrap_or_default()
+        self.payload
     }
 
     /// Checks the checksum. A missing one passes over IPv4 and fails over IPv6 (RFC 8200 §8.1).
@@ -62,7 +83,7 @@ impl<'a> Udp<'a> {
         if self.checksum() == 0 && matches!(addresses, Addresses::V4 { .. }) {
             return Ok(());
         }
-        let sum = addresses.checksum(protocol::UDP, self.datagram);
+        let sum = addresses.checksum(protocol::UDP, self.datagram());
         verified(LAYER, self.checksum(), if self.checksum() == 0 { sum.max(1) } else { sum })
     }
 }

@@ -2,8 +2,8 @@
 use proptest::prelude::*;
 use straightway_packet::overlay::{Control, Heartbeat, Message, PacketType};
 
-use super::super::seal::{Keys, MAX_DATAGRAM};
-use super::super::{MAX_PEERS, Mesh, MeshConfig, Reject, mac_address};
+use super::super::seal::Keys;
+use super::super::{Datagram, MAX_PEERS, Mesh, MeshConfig, Reject, mac_address};
 use super::network::{Kept, addr, key, mesh, secret};
 use crate::error::ClusterError;
 use crate::ids::RaftId;
@@ -37,11 +37,11 @@ fn sealed(
     if let PacketType::Control(Control::Heartbeat(inner)) = &mut message.packet {
         *inner = heartbeat;
     }
-    let mut bytes = [0; MAX_DATAGRAM];
-    let len = message.write_to(&mut bytes).unwrap();
+    let mut datagram = Datagram::new();
+    datagram.fill_with(|room| message.write_to(room)).unwrap();
     let mut keys = Keys::new(secret(from, to), from, to);
-    let total = keys.seal(&mut bytes, len, from).unwrap();
-    bytes[..total].to_vec()
+    keys.seal(&mut datagram, from).unwrap();
+    datagram.to_vec()
 }
 
 #[test]

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::super::{Event, Mesh, MeshConfig, Out, PERIOD};
+use super::super::{Datagram, Event, Mesh, MeshConfig, Out, PERIOD};
 use crate::ids::{NodeKey, RaftId};
 use crate::lease::BootTime;
 
@@ -29,7 +29,7 @@ pub(super) struct Kept {
 }
 
 impl Out for Kept {
-    fn datagram(&mut self, to: SocketAddr, bytes: &[u8]) {
+    fn datagram(&mut self, to: SocketAddr, bytes: Datagram) {
         self.datagrams.push((to, bytes.to_vec()));
     }
 
