@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use raft::prelude::{Message, MessageType};
-use straightway_wire::raft::decode_conf_state;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::apply::{Applier, Marks, Observer};

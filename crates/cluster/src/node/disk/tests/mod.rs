@@ -45,6 +45,10 @@ impl Outbox for Posted {
     fn send(&self, message: Message) {
         self.0.lock().push(Seen::Sent(message.to, self.1.load(Ordering::Acquire)));
     }
+
+    fn refused(&self, peer: RaftId, lane: Lane, why: &dyn std::fmt::Display) {
+        panic!("member {peer} was hung up on, {lane:?}: {why}");
+    }
 }
 
 /// Entries of `len` bytes, and a message to the member of that number.

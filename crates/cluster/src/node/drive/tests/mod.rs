@@ -16,6 +16,10 @@ impl Outbox for Posted {
     fn send(&self, message: Message) {
         self.0.lock().push(message);
     }
+
+    fn refused(&self, peer: RaftId, lane: Lane, why: &dyn std::fmt::Display) {
+        panic!("member {peer} was hung up on, {lane:?}: {why}");
+    }
 }
 
 impl Posted {
