@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use raft::prelude::MessageType as RaftType;
+use straightway_buffer::{Reason, count_copied};
 use straightway_wire::raft::{Lane, deserialize_raft_message_fast, lane_of, memory_of};
 use straightway_wire::{
     Event, Frame, MessageType, RaftProtocolHandler, RaftSink, RpcReply, RpcRequestView, RpcService,
@@ -140,7 +141,7 @@ impl Inbox {
         let (peer, lane, me) = (self.peer.id, self.lane, self.shared.node.raft_id);
         let len = frame.payload.len();
         let wrong = |reason| WireError::Invalid { what: "a Raft message", reason };
-        let message = deserialize_raft_message_fast(frame.payload)?;
+        let mut message = deserialize_raft_message_fast(frame.payload)?;
         if message.from != peer || message.to != me {
             return Err(wrong(format!(
                 "it is from {} to {}, on the connection of {peer} to {me}",
@@ -154,8 +155,14 @@ impl Inbox {
         if expected != Some(lane) {
             return Err(wrong(format!("a {kind:?} has no place on the {lane:?} lane")));
         }
+        // A mark of a read is not worth the frame's memory.
+        if !message.context.is_empty() {
+            count_copied(message.context.len(), Reason::Gather);
+            message.context = Bytes::copy_from_slice(&message.context);
+        }
         // What has no slice of it keeps nothing of the frame.
-        let slices = !message.context.is_empty() || !message.get_entries().is_empty();
+        let snapshot = message.get_snapshot().data.len();
+        let slices = snapshot > 0 || !message.get_entries().is_empty();
         let frame_bytes = if slices { self.kept.load(Ordering::Relaxed) } else { len };
         let (message, Room { held, place }) = (Box::new(message), room);
         place.send(Inbound::Raft { peer, lane, message, frame_bytes, held });

@@ -80,6 +80,38 @@ async fn entries_are_compressed_where_both_sides_have_said_so() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_small_entry_says_how_much_memory_it_keeps() {
+    let mut nodes = cluster([Start::new(1), Start::new(2)]).await;
+    let network = nodes[0].network.clone();
+    let mut beat = message(MessageType::MsgHeartbeat, 1, 2);
+    beat.context = Bytes::from_static(b"a read");
+    network.send_raft(2, Lane::Control, beat);
+    let mut kept = async || match nodes[1].event("a message", |_| true).await {
+        Inbound::Raft { frame_bytes, message, .. } => (frame_bytes, message.get_msg_type()),
+        _ => (0, MessageType::MsgHup),
+    };
+    soon("a heartbeat, which keeps nothing", async {
+        loop {
+            if let (bytes, MessageType::MsgHeartbeat) = kept().await {
+                assert!(bytes < 100, "{bytes}");
+                break;
+            }
+        }
+    })
+    .await;
+    // One that arrives in two packets has memory of its own.
+    soon("an entry that is a slice", async {
+        loop {
+            network.send_raft(2, Lane::Append, append(1, 2, 100, 1));
+            if kept().await.0 >= 64 << 10 {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_lanes_give_signs_of_life_that_are_answered() {
     let limits = NetLimits { keep_alive: Duration::from_millis(50), ..Start::new(1).limits };
     let start = |id| Start { limits: limits.clone(), ..Start::new(id) };
