@@ -304,7 +304,7 @@ impl Shared {
 /// What came of copies that failed.
 #[derive(Default)]
 struct Failures {
-    last: Option<ClusterError>,
+    full: Option<ClusterError>,
     /// One that is not for want of room: with it, not all are.
     other: Option<ClusterError>,
 }
@@ -320,7 +320,7 @@ impl Failures {
             Err(error) => ClusterError::Refused { reason: error.to_string() },
         };
         if matches!(error, ClusterError::Store(StoreError::Full { .. })) {
-            self.last = Some(error);
+            self.full = Some(error);
         } else {
             self.other = Some(error);
         }
@@ -328,7 +328,7 @@ impl Failures {
 
     fn error(self) -> ClusterError {
         let nobody = ClusterError::NoQuorum { waited: Duration::ZERO };
-        self.other.or(self.last).unwrap_or(nobody)
+        self.other.or(self.full).unwrap_or(nobody)
     }
 }
 

@@ -45,7 +45,7 @@ const INBOUND: usize = 256;
 /// Batches for the applying thread.
 const TASKS: usize = 256;
 /// Puts at a time whose last copies are made behind the answer.
-const LATE: usize = 64;
+const LATE: usize = 1024;
 /// Jobs for the log's thread.
 const JOBS: usize = 1024;
 
