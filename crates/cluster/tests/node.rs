@@ -52,6 +52,7 @@ async fn start(start: Start) -> Node {
         copies: 2,
         repair_after: Duration::from_hours(1),
         log_entries: 10_000,
+        discover: false,
         compress: None,
     };
     let cluster = Cluster::start(config, Arc::new(store.clone()), Arc::new(Nobody)).await;

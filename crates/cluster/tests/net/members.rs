@@ -38,6 +38,7 @@ fn config(folder: &Path, start: Start) -> ClusterConfig {
         http: String::new(),
         copies: 3,
         log_entries: 10_000,
+        repair_after: Duration::from_hours(1),
         discover: false,
         compress: None,
     }
