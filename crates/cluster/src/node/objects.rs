@@ -197,6 +197,13 @@ impl Shared {
                 }
             }
         }
+        // Those that are there by now are announced with the object, not by a change of their own.
+        while let Some(copied) = copies.try_join_next() {
+            match copied {
+                Ok((peer, Ok(()))) => holders.push(peer),
+                failed => failures.count(failed),
+            }
+        }
         let enough = holders.len() + copies.len() >= self.copies.min(needed + further);
         if let Some(turn) = late.filter(|_| !copies.is_empty()) {
             self.runtime.spawn(self.clone().late_copies(object, copies, known, turn));
