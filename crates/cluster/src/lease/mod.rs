@@ -44,7 +44,7 @@ pub use time::BootTime;
 
 /// How long a lease lasts, counted from the ask.
 pub const LENGTH: Duration = Duration::from_secs(2);
-/// How often a member asks, and how long it waits for the answer: a lost ask or answer, or two in a row, cost it nothing.
+/// How often a member asks, whether or not it was answered: a lost ask or answer, or two in a row, cost it nothing.
 pub const ASK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long a leader takes a lease to last: a tenth longer, more than clocks differ by.

@@ -105,7 +105,10 @@ fn zero_past_cache(path: &Path, len: u64) -> io::Result<bool> {
     struct Block([u8; STEP]);
     static BLOCK: Block = Block([0; STEP]);
 
-    let refused = |error: &io::Error| error.raw_os_error() == Some(Errno::INVAL.raw_os_error());
+    let refused = |error: &io::Error| {
+        let not_known = [Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS];
+        error.raw_os_error().is_some_and(|code| not_known.map(Errno::raw_os_error).contains(&code))
+    };
     let direct = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).unwrap_or(0);
     let file = match OpenOptions::new().write(true).custom_flags(direct).open(path) {
         Ok(file) => file,

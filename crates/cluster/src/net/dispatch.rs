@@ -119,20 +119,21 @@ struct Room<'a> {
 impl Inbox {
     /// What is larger than the whole share takes all of it.
     fn share(&self, bytes: usize) -> u32 {
-        u32::try_from(bytes.clamp(1, self.shared.limits.inbound_bytes)).unwrap_or(u32::MAX)
+        u32::try_from(bytes.clamp(1, self.shared.limits.inbound(self.lane))).unwrap_or(u32::MAX)
     }
 
     /// Room that is there.
     fn room_now(&self, bytes: usize) -> Option<Room<'_>> {
         let share = self.share(bytes);
-        let held = Arc::clone(&self.peer.received).try_acquire_many_owned(share).ok()?;
+        let held = Arc::clone(self.peer.received(self.lane)).try_acquire_many_owned(share).ok()?;
         Some(Room { held: Held::new(held), place: self.shared.inbound.try_reserve().ok()? })
     }
 
     /// Room, once there is some; `None`: the node stops.
     async fn room(&self, bytes: usize) -> Option<Room<'_>> {
         let share = self.share(bytes);
-        let held = Arc::clone(&self.peer.received).acquire_many_owned(share).await.ok()?;
+        let held =
+            Arc::clone(self.peer.received(self.lane)).acquire_many_owned(share).await.ok()?;
         Some(Room { held: Held::new(held), place: self.shared.inbound.reserve().await.ok()? })
     }
 

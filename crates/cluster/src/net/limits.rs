@@ -8,6 +8,9 @@ use super::gate::Rate;
 use super::queue::QueueLimits;
 use crate::error::ClusterError;
 
+/// Messages of the greatest length that a peer may have under way on its control lane.
+const CONTROL_AT_ONCE: usize = 16;
+
 /// Bounds of what a node sends, receives and waits for. The defaults suit a cluster in one place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NetLimits {
@@ -95,6 +98,16 @@ impl NetLimits {
             return Err(ClusterError::Config { what });
         }
         Ok(())
+    }
+
+    /// Bytes of one peer's messages that may be under way on a lane.
+    pub(crate) fn inbound(&self, lane: Lane) -> usize {
+        match lane {
+            Lane::Control => {
+                self.inbound_bytes.min(CONTROL_AT_ONCE * self.control_message as usize)
+            }
+            Lane::Append | Lane::Bulk => self.inbound_bytes,
+        }
     }
 
     /// Transfers of one peer in each direction, of all sorts together.

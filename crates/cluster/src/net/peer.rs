@@ -84,7 +84,7 @@ pub(crate) struct Peer {
     bulk_connection: Mutex<Option<Connection>>,
     inbound: Mutex<Inbound>,
     /// Bytes of messages that are received and not handled.
-    pub(crate) received: Arc<Semaphore>,
+    received: [Arc<Semaphore>; 2],
     /// Calls that are being answered.
     pub(crate) answering: Arc<Semaphore>,
     /// Transfers that this node began, by sort.
@@ -111,13 +111,18 @@ impl Peer {
             bulk: tokio::sync::Mutex::new(()),
             bulk_connection: Mutex::new(None),
             inbound: Mutex::new(Inbound::default()),
-            received: permits(limits.inbound_bytes),
+            received: [Lane::Control, Lane::Append].map(|lane| permits(limits.inbound(lane))),
             answering: permits(limits.calls_answered),
             transfers: [permits(limits.transfers), permits(limits.transfers), permits(1)],
             served: permits(limits.streams()),
             calls: Pending::new(limits.calls_pending),
             stop: watch::Sender::new(false),
         }
+    }
+
+    /// Room for what it sends on a lane, in bytes. Votes and heartbeats do not wait for entries that are put off.
+    pub(crate) fn received(&self, lane: Lane) -> &Arc<Semaphore> {
+        &self.received[usize::from(lane != Lane::Control)]
     }
 
     /// Who may begin a transfer of this sort.
@@ -229,6 +234,8 @@ impl Peer {
         let place = &mut inbound.connections[lane as usize];
         if place.as_ref().is_some_and(|held| held.stable_id() == connection.stable_id()) {
             *place = None;
+            // What it can do is said anew by whoever comes next: it may have been started with other settings.
+            inbound.hellos[lane as usize] = None;
         }
     }
 

@@ -71,11 +71,11 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, lane: Lane) {
         };
         let lost = match connected {
             Ok((connection, stream)) => {
-                // Whoever was dialled just now is there: an older wish to dial is fulfilled.
-                redial.mark_unchanged();
                 unanswered = 0;
                 let since = Instant::now();
                 out.opened(&connection);
+                // Whoever was dialled just now is there: an older wish to dial is fulfilled.
+                redial.mark_unchanged();
                 shared.connected(&peer, lane);
                 let lost = tokio::select! {
                     _ = stop.wait_for(|stop| *stop) => {

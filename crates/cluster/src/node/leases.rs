@@ -4,15 +4,18 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::drive::Input;
 use super::{Shared, rpc};
 use crate::error::ClusterError;
-use crate::lease::{ASK_EVERY, Ask, Grant, LeaseHolder, boot_clock};
+use crate::lease::{ASK_EVERY, Ask, Grant, LENGTH, LeaseHolder, boot_clock};
 
-/// An ask that was not answered by then is followed by the next one.
-const PATIENCE: Duration = ASK_EVERY;
+/// An answer that takes longer than this is worth too little. The next ask does not wait for it: members may be far apart.
+const PATIENCE: Duration = LENGTH.saturating_sub(ASK_EVERY);
+/// Asks under way at the most.
+const ASKS: usize = 3;
 
 /// What the applying thread and the asking task share.
 #[derive(Debug)]
@@ -41,25 +44,25 @@ pub(super) async fn ask(shared: Weak<Shared>) {
     let mut turns = interval(ASK_EVERY);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let Some(mut leaders) = shared.upgrade().map(|shared| shared.progress.watch()) else { return };
+    let mut asks = JoinSet::new();
     loop {
         tokio::select! {
             _ = turns.tick() => {}
-            changed = leaders.changed() => if changed.is_err() { return },
+            // Another one is to be asked, and at once.
+            changed = leaders.changed() => match changed {
+                Ok(()) => asks.abort_all(),
+                Err(_) => return,
+            },
+        }
+        while let Some(asked) = asks.try_join_next() {
+            if let Ok(Err(error)) = asked {
+                tracing::debug!(%error, "no serve lease");
+            }
         }
         let Some(shared) = shared.upgrade() else { return };
         let leader = leaders.borrow_and_update().leader;
-        if leader == 0 {
-            continue;
-        }
-        tokio::select! {
-            asked = once(&shared, leader) => if let Err(error) = asked {
-                tracing::debug!(%error, leader, "no serve lease");
-            },
-            // Another one is to be asked, and at once.
-            changed = leaders.changed() => match changed {
-                Ok(()) => leaders.mark_changed(),
-                Err(_) => return,
-            },
+        if leader != 0 && asks.len() < ASKS {
+            asks.spawn(async move { once(&shared, leader).await });
         }
     }
 }
