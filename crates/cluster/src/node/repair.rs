@@ -121,13 +121,12 @@ impl Repair {
     fn settle(&self, object: ObjectId, why: Why, mended: Mended) {
         let mut queue = self.queue.lock();
         match mended {
-            Mended::Nothing => {}
             Mended::Made => drop(queue.later.remove(&object)),
             Mended::Failed if queue.now.len() + queue.later.len() < self.room => {
                 let why = if why == Why::Pass { Why::One } else { why };
                 queue.later.insert(object, why);
             }
-            Mended::Failed => {}
+            Mended::Failed | Mended::Nothing => {}
         }
     }
 
