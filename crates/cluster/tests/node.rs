@@ -9,7 +9,7 @@ use straightway_cluster::catalogue::{Condition, Entry, Event};
 use straightway_cluster::memory::{Fault, MemoryStore};
 use straightway_cluster::{
     Cluster, ClusterConfig, ClusterError, Consistency, Fetched, JoinRole, ObjectId, ObjectInfo,
-    Observer, PutOutcome, RaftId, Start, StoreError,
+    ObjectStore, Observer, PutOutcome, RaftId, Start, StoreError,
 };
 
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -40,6 +40,10 @@ fn quiet_port() -> u16 {
 }
 
 async fn start(start: Start) -> Node {
+    start_with(start, 2, Duration::from_hours(1)).await
+}
+
+async fn start_with(start: Start, copies: usize, repair_after: Duration) -> Node {
     let folder = tempfile::tempdir().expect("a folder");
     let store = MemoryStore::new();
     let config = ClusterConfig {
@@ -49,8 +53,8 @@ async fn start(start: Start) -> Node {
         advertise: Vec::new(),
         name: "test".to_owned(),
         http: String::new(),
-        copies: 2,
-        repair_after: Duration::from_hours(1),
+        copies,
+        repair_after,
         log_entries: 10_000,
         discover: false,
         compress: None,
@@ -71,11 +75,17 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// Three voters who answer each other.
 async fn three() -> Vec<Node> {
-    let mut nodes = vec![start(Start::First).await];
+    let nodes = vec![start(Start::First).await];
     assert!(nodes[0].cluster.ready(PATIENCE).await);
+    joined(nodes, 2, Duration::from_hours(1)).await
+}
+
+/// With two others that join it.
+async fn joined(mut nodes: Vec<Node>, copies: usize, repair_after: Duration) -> Vec<Node> {
     let ticket = nodes[0].cluster.ticket(PATIENCE, JoinRole::Voter).await.expect("a ticket");
     for _ in 0..2 {
-        nodes.push(start(Start::Join(Box::new(ticket.clone()))).await);
+        let join = Start::Join(Box::new(ticket.clone()));
+        nodes.push(start_with(join, copies, repair_after).await);
     }
     for node in &nodes {
         until("all vote and answer", || {
@@ -185,4 +195,61 @@ async fn bytes_of_a_put_under_way_are_nobody_elses_to_remove() {
     for node in nodes {
         node.cluster.stop().await;
     }
+}
+
+/// As if it had no room for it any more.
+async fn evict(node: &Node, object: ObjectId) {
+    node.store.forget(vec![object]).await;
+    node.cluster.lost(object);
+}
+
+fn holders(node: &Node, object: ObjectId) -> Vec<RaftId> {
+    let entry = node.cluster.catalogue().by_object(object);
+    entry.map(|entry| entry.holders.to_vec()).unwrap_or_default()
+}
+
+/// Three members; of what is on all of them, `"evicted"` is left on the first alone, `"lost"` on the first and the third.
+async fn with_few_copies(repair_after: Duration) -> (Vec<Node>, [ObjectId; 2]) {
+    let nodes = vec![start_with(Start::First, 3, repair_after).await];
+    assert!(nodes[0].cluster.ready(PATIENCE).await);
+    for key in ["evicted", "lost"] {
+        put(&nodes[0], key, 1000).await.expect("stored");
+    }
+    let objects = [entry(&nodes[0], "evicted").await.object, entry(&nodes[0], "lost").await.object];
+    let nodes = joined(nodes, 3, repair_after).await;
+    until("those that join have what there is", || {
+        objects.iter().all(|object| holders(&nodes[1], *object).len() == 3)
+    })
+    .await;
+    evict(&nodes[2], objects[0]).await;
+    for object in objects {
+        evict(&nodes[1], object).await;
+    }
+    until("it is known what was evicted", || {
+        objects.iter().map(|object| holders(&nodes[0], *object).len()).eq([1, 2])
+    })
+    .await;
+    (nodes, objects)
+}
+
+/// What was on the third comes to the second, and what was evicted does not, though its turn is before.
+async fn only_what_was_lost(nodes: &[Node], [evicted, lost]: [ObjectId; 2]) {
+    until("the lost copy is made anew", || nodes[1].store.get(lost).is_some()).await;
+    assert!(nodes[1].store.get(evicted).is_none());
+    assert_eq!(holders(&nodes[0], evicted), [nodes[0].cluster.id()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_lost_is_copied_anew_and_what_is_evicted_is_not() {
+    let (mut nodes, objects) = with_few_copies(Duration::from_secs(6)).await;
+    nodes.remove(2).cluster.stop().await;
+    only_what_was_lost(&nodes, objects).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_removed_member_held_is_copied_anew_and_what_is_evicted_is_not() {
+    let (mut nodes, objects) = with_few_copies(Duration::from_secs(20)).await;
+    let third = nodes.remove(2);
+    nodes[0].cluster.remove_member(third.cluster.id()).await.expect("removed");
+    only_what_was_lost(&nodes, objects).await;
 }

@@ -15,7 +15,8 @@ fn put_some(nodes: &Nodes) -> Vec<String> {
     }
     for path in &paths {
         let holders = (0..3).filter(|at| nodes.holds(*at, path)).count();
-        assert_eq!(holders, 2, "{path}");
+        // A copy that takes long is helped out by a third one.
+        assert!(holders >= 2, "{path}: {holders}");
     }
     paths
 }
@@ -42,7 +43,7 @@ fn what_a_removed_member_held_is_copied_to_another() {
     let paths = put_some(&nodes);
     let there =
         (0..3).filter(|at| *at != 1).map(|at| paths.iter().filter(|p| nodes.holds(at, p)).count());
-    let missing = 2 * paths.len() - there.sum::<usize>();
+    let missing = (2 * paths.len()).saturating_sub(there.sum());
     let gone = nodes.id(1);
     nodes.kill(1);
     let removed = nodes.cli(0, &["cluster", "remove", &gone.to_string()]);

@@ -22,6 +22,8 @@ use crate::ids::{ClusterId, ObjectId, RaftId};
 
 /// Entries that are changed before others may read.
 const AT_ONCE: usize = 256;
+/// Objects that are told to have lost a holder with a member.
+const MAX_RELEASED: usize = 1 << 20;
 
 /// A place in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -289,6 +291,10 @@ impl State {
                     effects.rest = Some(Rest::Holder(node, last));
                 }
                 for entry in some {
+                    let held = entry.holders.len() > 1 && entry.holders.contains(&node);
+                    if held && effects.released.len() < MAX_RELEASED {
+                        effects.released.push(entry.object);
+                    }
                     self.release(&entry, node, effects);
                 }
             }

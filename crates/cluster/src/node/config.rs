@@ -34,7 +34,7 @@ pub struct ClusterConfig {
     pub http: String,
     /// Copies of each object that are made when it is stored, at most one a voter; never fewer than a majority of them.
     pub copies: usize,
-    /// How long a member may not answer before the copies that it holds are made anew elsewhere.
+    /// How long a member may not answer before the copies that it holds are made anew elsewhere; zero: copies are never made anew.
     pub repair_after: Duration,
     /// Entries behind what is durable at which the log is cut. A member that was away for longer takes a snapshot.
     pub log_entries: u64,

@@ -88,7 +88,7 @@ impl Cluster {
             // A leader that removes itself leaves the others to find out.
             let others = state.voters.iter().copied().filter(|other| *other != id);
             let heir = self.0.healthiest(others).ok_or_else(|| ClusterError::Config {
-                what: "no other voter answers; a leader is removed when another one can lead"
+                what: "there is no other voter; a leader is removed when another one can lead"
                     .to_owned(),
             })?;
             self.transfer(heir).await?;
@@ -181,14 +181,14 @@ impl Shared {
         Ok(Bytes::new())
     }
 
-    /// The voter that is furthest and answers.
+    /// The voter that is furthest, of those that answer if any does: where nothing gets through to the mesh, Raft may.
     pub(super) fn healthiest(&self, among: impl Iterator<Item = RaftId>) -> Option<RaftId> {
         let progress = self.progress.detail().members;
-        let known = |id: &RaftId| progress.iter().find(|(member, ..)| member == id);
-        let best = among
-            .filter(|id| self.mesh.answers(*id))
-            .max_by_key(|id| known(id).map_or(0, |(_, matched, _)| *matched))?;
-        Some(best)
+        let matched = |id: RaftId| {
+            let known = progress.iter().find(|(member, ..)| *member == id);
+            known.map_or(0, |(_, matched, _)| *matched)
+        };
+        among.max_by_key(|id| (self.mesh.answers(*id), matched(*id)))
     }
 }
 

@@ -154,7 +154,7 @@ impl Cluster {
     /// Bytes of this object are damaged here: they are brought here again.
     pub fn damaged(&self, object: ObjectId) {
         self.lost(object);
-        self.0.repair.object(object);
+        self.0.repair.damaged(object);
     }
 
     /// Whether this node may answer without asking a majority first.

@@ -48,10 +48,14 @@ impl Cluster {
         condition: Condition,
     ) -> Result<PutOutcome, ClusterError> {
         let outcome = match self.0.gather(object, &info, condition).await {
-            Ok((put, announced)) => {
+            Ok((put, announced, few)) => {
                 // Where it is not known whether it happened, the bytes stay: in the end somebody asks for them, or the sweep finds
                 // them.
-                self.0.announce(put, announced).await?
+                let outcome = self.0.announce(put, announced).await;
+                if few && !matches!(outcome, Ok(PutOutcome::Failed)) {
+                    self.0.repair.few(object);
+                }
+                outcome?
             }
             Err(error) => {
                 self.0.forget_unless_known(vec![object]).await;
@@ -109,20 +113,22 @@ impl Cluster {
 }
 
 impl Shared {
-    /// Brings the bytes to a majority. Answers with the command that announces them, and whom to tell once it has.
+    /// Brings the bytes to a majority. Answers with the command that announces them, whom to tell once it has, and whether copies
+    /// are missing that nobody is making.
     async fn gather(
         self: &Arc<Self>,
         object: ObjectId,
         info: &ObjectInfo,
         condition: Condition,
-    ) -> Result<(Put, oneshot::Sender<()>), ClusterError> {
+    ) -> Result<(Put, oneshot::Sender<()>, bool), ClusterError> {
         if info.len.is_none() || info.digest.is_none() {
             let what = "an object is announced with its length and digest".to_owned();
             return Err(ClusterError::Config { what });
         }
         let (announced, known) = oneshot::channel();
-        let holders = self.copy_to_majority(object, &Arc::new(info.clone()), known).await?;
-        Ok((put_of(object, info, condition, holders), announced))
+        let copied = self.copy_to_majority(object, &Arc::new(info.clone()), known).await?;
+        let (holders, few) = copied;
+        Ok((put_of(object, info, condition, holders), announced, few))
     }
 
     /// `Err`: whether it happened is not known.
@@ -148,15 +154,17 @@ impl Shared {
     }
 
     /// Copies to other members until a majority of the voters' number holds the bytes, this node included. Further copies
-    /// go on behind, and are announced when they are there and the object is `known`.
+    /// go on behind, and are announced when they are there and the object is `known`. Answers with the holders, and whether fewer
+    /// copies than there should be are made or under way.
     async fn copy_to_majority(
         self: &Arc<Self>,
         object: ObjectId,
         info: &Arc<ObjectInfo>,
         known: oneshot::Receiver<()>,
-    ) -> Result<Vec<RaftId>, ClusterError> {
+    ) -> Result<(Vec<RaftId>, bool), ClusterError> {
         let needed = self.needed();
         let mut others = VecDeque::from(self.by_distance());
+        let due = self.copies.max(needed).min(others.len() + 1);
         let mut copies = JoinSet::new();
         let mut holders = vec![self.id];
         let mut failures = Failures::default();
@@ -204,14 +212,14 @@ impl Shared {
                 failed => failures.count(failed),
             }
         }
-        let enough = holders.len() + copies.len() >= self.copies.min(needed + further);
+        let mut under_way = 0;
+        // Without a turn there are enough under way already, and these are given up.
         if let Some(turn) = late.filter(|_| !copies.is_empty()) {
+            under_way = copies.len();
             self.runtime.spawn(self.clone().late_copies(object, copies, known, turn));
-        } else if !copies.is_empty() || !enough {
-            // There are enough under way already; this one is seen to later.
-            self.repair.object(object);
         }
-        Ok(holders)
+        let few = holders.len() + under_way < due;
+        Ok((holders, few))
     }
 
     /// Begins a copy to the nearest of the `others`, if there is one.
@@ -264,7 +272,7 @@ impl Shared {
             whole
         };
         if tokio::time::timeout(LATE_COPIES, all).await != Ok(true) {
-            self.repair.object(object);
+            self.repair.few(object);
         }
     }
 
@@ -280,7 +288,7 @@ impl Shared {
         Ok(())
     }
 
-    /// The other members that answer, the nearest first.
+    /// The other members: the nearest first, those that do not answer last.
     pub(super) fn by_distance(&self) -> Vec<RaftId> {
         let others: Vec<_> = self
             .catalogue

@@ -233,7 +233,7 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
     let gate = leases.holder.lock().gate();
     leases.applied(applied, false);
     let (holdings, news) = Holdings::new();
-    let (repair, wanted) = Repair::new();
+    let repair = Repair::new(config.repair_after);
     let driver = Driver {
         core,
         storage,
@@ -321,7 +321,7 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
     tokio::spawn(members::promote(weak.clone()));
     tokio::spawn(holdings::run(weak.clone(), news));
     tokio::spawn(expire::run(weak.clone()));
-    tokio::spawn(repair::run(weak.clone(), wanted, config.repair_after));
+    tokio::spawn(repair::run(weak.clone(), config.repair_after));
     tokio::spawn(refresh_mesh(weak.clone()));
     tokio::spawn(tell_leader(weak.clone(), observer));
     tokio::spawn(introduce(weak, me));

@@ -85,7 +85,10 @@ impl Cluster {
                 }
             }
         }
-        // What has been announced meanwhile is everybody's business.
+        // What has been announced meanwhile is everybody's business. Its member may know that before this one does.
+        if abandoned.is_empty() || self.0.barrier(PATIENCE).await.is_err() {
+            return Vec::new();
+        }
         abandoned.retain(|id| self.0.catalogue.by_object(*id).is_none());
         abandoned
     }

@@ -146,7 +146,7 @@ options! {
     #[arg(long, env = "STRAIGHTWAY_CLUSTER_DISCOVER", value_name = "BOOL", num_args = 0..=1, default_missing_value = "yes")] cluster_discover,
     /// Members that keep a copy of each object that is stored, never fewer than a majority [default: 3]
     #[arg(long, env = "STRAIGHTWAY_COPIES", value_name = "N")] copies,
-    /// How long a member may not answer before the copies that it holds are made anew on others [default: 10m]
+    /// How long a member may not answer before the copies that it holds are made anew on others; 0: never [default: 10m]
     #[arg(long, env = "STRAIGHTWAY_REPAIR_AFTER", value_name = "DURATION")] repair_after,
     /// Compress what the cluster's log carries, to members set alike: no, zstd or lz4 [default: no]
     #[arg(long, env = "STRAIGHTWAY_CLUSTER_COMPRESS", value_name = "CODEC")] cluster_compress,

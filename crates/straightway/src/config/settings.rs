@@ -85,7 +85,7 @@ pub struct ClusterSettings {
     pub discover: bool,
     /// Members that keep a copy of each object.
     pub copies: usize,
-    /// How long a member may not answer before the copies that it holds are made anew elsewhere.
+    /// How long a member may not answer before the copies that it holds are made anew elsewhere; zero: never.
     pub repair_after: Duration,
     /// How entries of the log are compressed between members that are set alike.
     pub compress: Option<Compression>,

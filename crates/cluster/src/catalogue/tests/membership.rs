@@ -132,6 +132,7 @@ fn a_member_that_leaves_takes_what_only_it_held() {
     let after = log.push_as(request(2, 1, 2), Op::Put(put("late", 3)));
     let (catalogue, applied) = log.replayed();
     assert_eq!(applied[left].forget, [object(1)]);
+    assert_eq!(applied[left].released, [object(2)]);
     assert!(
         matches!(&applied[left].events[..], [Event::Left(_), Event::Evicted(entry)] if &*entry.key == "only")
     );
