@@ -8,8 +8,8 @@ use bytes::Bytes;
 use straightway_cluster::catalogue::{Condition, Entry, Event};
 use straightway_cluster::memory::{Fault, MemoryStore};
 use straightway_cluster::{
-    Cluster, ClusterConfig, ClusterError, Consistency, Fetched, JoinRole, ObjectId, ObjectInfo,
-    ObjectStore, Observer, PutOutcome, RaftId, Start, StoreError,
+    Arriving, Cluster, ClusterConfig, ClusterError, Consistency, Fetched, JoinRole, ObjectId,
+    ObjectInfo, ObjectStore, Observer, PutOutcome, RaftId, Start, StoreError,
 };
 
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -252,4 +252,112 @@ async fn what_a_removed_member_held_is_copied_anew_and_what_is_evicted_is_not() 
     let third = nodes.remove(2);
     nodes[0].cluster.remove_member(third.cluster.id()).await.expect("removed");
     only_what_was_lost(&nodes, objects).await;
+}
+
+/// What comes, as long as something does.
+async fn all_of(arriving: &mut Arriving) -> Result<Vec<u8>, ClusterError> {
+    let mut found = Vec::new();
+    while let Some(chunk) = arriving.next().await {
+        found.extend_from_slice(&chunk?);
+    }
+    Ok(found)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_with_other_bytes_is_passed_over() {
+    let nodes = three().await;
+    let len = 300_000;
+    put(&nodes[0], "film", len).await.expect("stored");
+    let entry = entry(&nodes[0], "film").await;
+    let holds = |at: &usize| nodes[*at].store.get(entry.object).is_some();
+    let (holders, others): (Vec<_>, Vec<_>) = (0..3).partition(holds);
+    assert_eq!((holders.len(), others.len()), (2, 1));
+    let other = &nodes[others[0]];
+    self::entry(other, "film").await;
+    let right = vec![7; len];
+    // Whichever of the two is nearer.
+    for &wrong in &holders {
+        let store = &nodes[wrong].store;
+        let (info, body) = store.get(entry.object).expect("held");
+        store.insert(entry.object, info.clone(), Bytes::from(vec![8; len]));
+        let mut range = other.cluster.fetch_range(&entry, 0..entry.len).expect("begun");
+        assert!(all_of(&mut range).await.expect("bytes") == right);
+        let Ok(Fetched::Arriving(mut whole)) = other.cluster.fetch(&entry).await else {
+            panic!("nobody else asks")
+        };
+        assert!(all_of(&mut whole).await.expect("bytes") == right);
+        assert!(whole.stored().await);
+        other.store.forget(vec![entry.object]).await;
+        store.insert(entry.object, info, body);
+        // One that claims the right ones and sends others is found out before the end.
+        store.fail(Fault::Corrupt);
+        let Ok(Fetched::Arriving(mut whole)) = other.cluster.fetch(&entry).await else {
+            panic!("nobody else asks")
+        };
+        match all_of(&mut whole).await {
+            Ok(found) => assert!(found == right),
+            Err(error) => {
+                assert!(matches!(error, ClusterError::Store(StoreError::Digest)), "{error}");
+            }
+        }
+        assert!(whole.stored().await, "from the other one");
+        store.fail(Fault::None);
+        assert!(other.store.get(entry.object).expect("stored").1 == right);
+        other.store.forget(vec![entry.object]).await;
+    }
+    // Where nobody has the right ones, nobody gets any.
+    for at in holders {
+        let (info, _) = nodes[at].store.get(entry.object).expect("held");
+        nodes[at].store.insert(entry.object, info, Bytes::from(vec![8; len]));
+    }
+    let mut range = other.cluster.fetch_range(&entry, 0..10).expect("begun");
+    assert!(matches!(range.next().await, Some(Err(ClusterError::Refused { .. }))));
+    let Ok(Fetched::Arriving(mut whole)) = other.cluster.fetch(&entry).await else {
+        panic!("nobody else asks")
+    };
+    assert!(matches!(whole.next().await, Some(Err(ClusterError::Refused { .. }))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_readers_of_ranges_do_not_keep_others_from_theirs() {
+    let nodes = three().await;
+    let len = 8_000_000;
+    put(&nodes[0], "film", len).await.expect("stored");
+    let entry = entry(&nodes[0], "film").await;
+    let other = [1, 2].into_iter().find(|at| nodes[*at].store.get(entry.object).is_none());
+    let other = &nodes[other.expect("two of three hold it")];
+    self::entry(other, "film").await;
+    // More than the transfers of both holders. Each goes on taking something, as a client far away does.
+    let (hurry, _) = tokio::sync::watch::channel(false);
+    let mut slow = tokio::task::JoinSet::new();
+    for _ in 0..10 {
+        let mut arriving = other.cluster.fetch_range(&entry, 0..entry.len).expect("begun");
+        let mut hurry = hurry.subscribe();
+        let (cluster, entry) = (other.cluster.clone(), entry.clone());
+        slow.spawn(async move {
+            let mut found = 0;
+            while found < entry.len {
+                match arriving.next().await {
+                    Some(chunk) => found += chunk.expect("bytes").len() as u64,
+                    // It was let go for being so slow, and comes again.
+                    None => {
+                        arriving = cluster.fetch_range(&entry, found..entry.len).expect("begun");
+                    }
+                }
+                // Pause: it reads slowly, until it is told otherwise.
+                let pause = tokio::time::sleep(Duration::from_millis(300));
+                tokio::select! {
+                    () = pause => {}
+                    _ = hurry.wait_for(|hurry| *hurry) => {}
+                }
+            }
+            found
+        });
+    }
+    for _ in 0..4 {
+        let mut quick = other.cluster.fetch_range(&entry, 5_000_000..6_000_000).expect("begun");
+        assert_eq!(all_of(&mut quick).await.expect("its turn comes").len(), 1_000_000);
+    }
+    hurry.send_replace(true);
+    assert_eq!(slow.join_all().await, vec![entry.len; 10]);
 }

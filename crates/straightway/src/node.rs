@@ -222,7 +222,14 @@ pub async fn run(settings: NodeSettings, ready: impl FnOnce(&Ready)) -> Result<(
     let refused = |source| NodeError::System { what: "a signal handler", source };
     // In place before anybody is told that the node is ready.
     let mut signals = drain::Signals::install().map_err(refused)?;
-    let node = Node::start(settings).await?;
+    let node = tokio::select! {
+        node = Node::start(settings) => node?,
+        // It has served nobody. What it was about, the next start goes on with, as after a crash.
+        signal = signals.received() => {
+            tracing::info!(signal, "ended before it was ready");
+            return Ok(());
+        }
+    };
     ready(node.ready());
     let expelled = async {
         match node.state().cluster() {
@@ -315,7 +322,11 @@ async fn member(
         Cluster::start(config, store, observer.clone()).await.map_err(NodeError::Cluster)?;
     observer.joined(cluster.clone());
     let ready = cluster.ready(FIRST_WORD).await;
-    import(&cluster, &held, &data_dir, first).await;
+    tokio::select! {
+        imported = import(&cluster, &held, &data_dir, first) => imported
+            .map_err(|source| NodeError::System { what: "a file in the data folder", source })?,
+        reason = cluster.failed() => return Err(NodeError::Expelled { reason }),
+    }
     tokio::spawn(sweep(cluster.clone(), held));
     let mut ticket = None;
     if ready && first {

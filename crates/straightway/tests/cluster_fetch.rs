@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
-use cluster::Nodes;
+use cluster::{Nodes, Setup};
 use process::{Answer, Client, body_of};
 
 /// Bytes that no socket's buffers hold.
@@ -163,14 +163,24 @@ fn what_nobody_holds_any_more_is_said_before_an_answer_begins() {
         std::fs::remove_file(nodes.cache(at)).expect("removed");
         nodes.restart(at);
     }
-    for at in 0..3 {
-        for range in [&[][..], &[("range", "bytes=5-9")]] {
-            let headers = [&[("consistency", "linearizable")][..], range].concat();
-            let answer = ask(&nodes, at, "GET", "/lost", &headers);
-            // The last holder to notice takes the entry with it.
-            assert!([503, 404].contains(&answer.status), "node {at}: {}", answer.status);
+    // No holder knows yet that it has lost it: it is told as soon as it is asked, and the last one takes the entry with it.
+    let holders = [0, 3 - other];
+    let linearizable = ("consistency", "linearizable");
+    for headers in [&[linearizable][..], &[linearizable, ("range", "bytes=5-9")]] {
+        let answer = ask(&nodes, other, "GET", "/lost", headers);
+        assert_eq!(answer.status, 503);
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    }
+    for at in holders {
+        nodes.wait_for("it is gone", |nodes| {
+            let answer = ask(nodes, at, "GET", "/lost", &[linearizable]);
             assert_eq!(answer.header("content-type"), Some("application/problem+json"));
-        }
+            assert!([503, 404].contains(&answer.status), "node {at}: {}", answer.status);
+            at == 0 || answer.status == 404
+        });
+    }
+    for at in 0..3 {
+        assert_eq!(ask(&nodes, at, "GET", "/lost", &[linearizable]).status, 404, "node {at}");
     }
     let again = nodes.client(other).put("/lost", b"again").expect("an answer");
     assert!([201, 204].contains(&again), "{again}");
@@ -178,6 +188,20 @@ fn what_nobody_holds_any_more_is_said_before_an_answer_begins() {
         let answer = ask(&nodes, at, "GET", "/lost", &[("consistency", "linearizable")]);
         assert_eq!((answer.status, &answer.body[..]), (200, &b"again"[..]));
     }
+}
+
+#[test]
+fn several_ranges_of_what_has_no_room_here_are_answered_with_the_whole() {
+    let small =
+        Setup { args: ["--max-object", "1MiB"].map(str::to_owned).into(), ..Setup::default() };
+    let nodes = Nodes::start_as(3, &[], vec![Setup::default(), Setup::default(), small]);
+    let body = put(&nodes, 0, "/film", 3_000_000);
+    assert!(!nodes.holds(2, "/film"));
+    let answer = ask(&nodes, 2, "GET", "/film", &[("range", "bytes=0-9,1000-1009")]);
+    assert_eq!((answer.status, answer.body == body), (200, true));
+    let answer = ask(&nodes, 2, "GET", "/film", &[("range", "bytes=1000-1009")]);
+    assert_eq!((answer.status, &answer.body[..]), (206, &body[1000..1010]));
+    assert!(!nodes.holds(2, "/film"));
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Bytes that another member has: brought here once, however many ask, and served while they arrive.
 //!
 //! What is brought here goes as fast as the two stores can. A reader that does not keep up is let go, and goes on from this
-//! node's store when all is there: it holds up neither the transfer nor whoever waits for its turn. What is only passed through
-//! to a client has turns of its own, and is given up while that client takes nothing.
+//! node's store when all is there, or by a passage of its own: it holds up neither the transfer nor whoever waits for its turn.
+//! What is only passed through to a client has turns of its own, for a part of it at a time; a client that falls behind gives its
+//! turn back until it has caught up.
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -29,6 +30,12 @@ const MAX_FETCHES: usize = 256;
 const MAX_PASSING: usize = 256;
 /// A reader that takes nothing for so long is let go. It may come again.
 const STALLED: Duration = Duration::from_secs(5);
+/// A reader that takes nothing for so long gives its turn at a member back.
+const BEHIND: Duration = Duration::from_millis(50);
+/// Chunks for which it must have room before it takes another turn.
+const ROOM: usize = CHUNKS / 2;
+/// Bytes of a range that pass in one turn: a turn ends soon, however long the range is.
+const PART: u64 = 4 << 20;
 
 /// An object on its way here.
 #[derive(Debug)]
@@ -154,7 +161,8 @@ impl Shared {
         let (sender, chunks) = mpsc::channel(CHUNKS);
         let under_way =
             UnderWay { shared: self.clone(), entry: entry.clone(), ended, how: Ended::Failed };
-        self.runtime.spawn(Fetch { under_way, reader: Some(sender) }.run());
+        let fetch = Fetch { under_way, reader: Some(sender), held: None, passed: false };
+        self.runtime.spawn(fetch.run());
         Ok(Begun::Mine(Arriving { chunks, ended: Some(watch) }))
     }
 
@@ -187,6 +195,10 @@ struct Fetch {
     under_way: UnderWay,
     /// `None`: it was too slow, or has gone. The object is still worth having.
     reader: Option<mpsc::Sender<Result<Bytes, ClusterError>>>,
+    /// The newest bytes. The last ones are kept back until all are known to be right: no reader gets a whole body of wrong ones.
+    held: Option<Bytes>,
+    /// Whether the reader has any.
+    passed: bool,
 }
 
 impl Fetch {
@@ -214,18 +226,36 @@ impl Fetch {
     async fn bring(&mut self) -> Result<(), NotBrought> {
         let UnderWay { shared, entry, .. } = &self.under_way;
         let (shared, entry) = (shared.clone(), entry.clone());
-        let sink = shared.store.create(entry.object, &ObjectInfo::from(&*entry)).await;
-        let mut sink = sink.map_err(no_room)?;
+        let info = ObjectInfo::from(&*entry);
+        let mut sink: Option<Box<dyn ObjectSink>> = None;
         let mut offset = 0;
         let mut failure = nobody();
         for peer in shared.holders(&entry) {
-            match self.bring_from(peer, &mut offset, &mut sink).await {
+            let into = if let Some(begun) = &mut sink {
+                begun
+            } else {
+                offset = 0;
+                sink.insert(shared.store.create(entry.object, &info).await.map_err(no_room)?)
+            };
+            let mut brought = self.bring_from(peer, &mut offset, into).await;
+            if brought.is_ok()
+                && let Some(whole) = sink.take()
+            {
+                brought = whole.finish(Some(entry.digest)).await.map(drop).map_err(no_room);
+            }
+            match brought {
                 Ok(()) => {
-                    let kept = sink.finish(Some(entry.digest)).await;
-                    return kept.map(drop).map_err(no_room);
+                    self.pass_held();
+                    return Ok(());
                 }
-                // The next one goes on where this one stopped.
-                Err(NotBrought::Failed(error)) => failure = error,
+                Err(NotBrought::Failed(error)) => {
+                    // The next one goes on where this one stopped, unless what came is not what it should be.
+                    if matches!(error, ClusterError::Store(StoreError::Digest)) {
+                        sink = None;
+                        self.begin_again().await;
+                    }
+                    failure = error;
+                }
                 Err(no_room) => return Err(no_room),
             }
         }
@@ -239,18 +269,43 @@ impl Fetch {
         sink: &mut Box<dyn ObjectSink>,
     ) -> Result<(), NotBrought> {
         let UnderWay { shared, entry, .. } = &self.under_way;
-        let (object, from) = (entry.object, (*offset, None));
-        let mut pull = shared.transfers.pull(peer, object, from, TransferSort::Store).await?;
+        let (object, len, from) = (entry.object, entry.len, *offset);
+        let mut pull =
+            shared.transfers.pull(peer, object, (from, None), TransferSort::Store).await?;
+        same(peer, pull.about(), entry)?;
         while let Some(chunk) = pull.next_chunk().await? {
             *offset += chunk.len() as u64;
             sink.write(chunk.clone()).await.map_err(no_room)?;
-            if let Some(reader) = &self.reader
-                && reader.try_send(Ok(chunk)).is_err()
-            {
+            self.pass_held();
+            self.held = Some(chunk);
+        }
+        all_came(peer, *offset, len)?;
+        if from == 0 {
+            // It has been checked as a whole; of what came from several the store has the last word.
+            self.pass_held();
+        }
+        Ok(())
+    }
+
+    fn pass_held(&mut self) {
+        if let Some(chunk) = self.held.take()
+            && let Some(reader) = &self.reader
+        {
+            self.passed = true;
+            if reader.try_send(Ok(chunk)).is_err() {
                 self.reader = None;
             }
         }
-        Ok(all_came(peer, *offset, entry.len)?)
+    }
+
+    /// What came was not the object. A reader that has some of it cannot go on.
+    async fn begin_again(&mut self) {
+        self.held = None;
+        if self.passed
+            && let Some(reader) = self.reader.take()
+        {
+            let _ = timeout(STALLED, reader.send(Err(StoreError::Digest.into()))).await;
+        }
     }
 }
 
@@ -287,29 +342,50 @@ struct Passage {
 
 impl Passage {
     async fn run(mut self, _turn: OwnedSemaphorePermit) {
+        let mut peers = self.shared.holders(&self.entry).into_iter();
+        let mut peer = peers.next();
         let mut failure = nobody();
-        for peer in self.shared.holders(&self.entry) {
-            match self.pass_from(peer).await {
-                Ok(()) => return,
-                Err(error) => failure = error,
+        while !self.range.is_empty() {
+            // Nobody waits for this reader before it can take what comes.
+            match timeout(STALLED, self.sender.reserve_many(ROOM)).await {
+                Ok(Ok(room)) => drop(room),
+                _ => return,
+            }
+            let Some(from) = peer else {
+                let _ = timeout(STALLED, self.sender.send(Err(failure))).await;
+                return;
+            };
+            if let Err(error) = self.pass_from(from).await {
+                failure = error;
+                peer = peers.next();
             }
         }
-        let _ = timeout(STALLED, self.sender.send(Err(failure))).await;
     }
 
-    /// Passes on what is left of the range, as long as the client takes it.
+    /// Passes on the next part of the range, as far as the client takes it at once.
     async fn pass_from(&mut self, peer: RaftId) -> Result<(), ClusterError> {
-        let rest = (self.range.start, Some(self.range.end - self.range.start));
-        let pulled = self.shared.transfers.pull(peer, self.entry.object, rest, TransferSort::Read);
-        let mut pull = pulled.await?;
+        let part = self.range.start..self.range.end.min(self.range.start.saturating_add(PART));
+        let part_len = (part.start, Some(part.end - part.start));
+        let (object, sort) = (self.entry.object, TransferSort::Read);
+        let mut pull = self.shared.transfers.pull(peer, object, part_len, sort).await?;
+        same(peer, pull.about(), &self.entry)?;
         while let Some(chunk) = pull.next_chunk().await? {
+            // What it has no room for comes once more, in its next turn.
+            let Ok(Ok(room)) = timeout(BEHIND, self.sender.reserve()).await else { return Ok(()) };
             self.range.start += chunk.len() as u64;
-            if !matches!(timeout(STALLED, self.sender.send(Ok(chunk))).await, Ok(Ok(()))) {
-                return Ok(());
-            }
+            room.send(Ok(chunk));
         }
-        all_came(peer, self.range.start, self.range.end)
+        all_came(peer, self.range.start, part.end)
     }
+}
+
+/// Whether what a member has is what the catalogue means.
+fn same(peer: RaftId, found: &ObjectInfo, entry: &Entry) -> Result<(), ClusterError> {
+    if found.digest == Some(entry.digest) {
+        return Ok(());
+    }
+    let reason = format!("member {peer} has other bytes under this object's number");
+    Err(ClusterError::Refused { reason })
 }
 
 fn nobody() -> ClusterError {

@@ -1,7 +1,7 @@
 //! Response bodies that come from another member of the cluster.
 //!
-//! A reader that does not keep up with what arrives goes on from this node's cache once all is there; where that has no room for
-//! it, or the reader was away for long, it goes on with what another fetch brings. It notices neither.
+//! A reader that does not keep up with what arrives goes on from this node's cache if all is there soon; otherwise, or where there
+//! is no room for it, it goes on with what another fetch brings, at the reader's pace. It notices neither.
 use std::fmt;
 use std::future::Future;
 use std::ops::Range;

@@ -113,7 +113,7 @@ async fn elsewhere(
     headers: &mut HeaderMap,
 ) -> Result<Option<Response<Body>>, Problem> {
     let mut head = Head::of_meta(&meta_of(entry));
-    let plan = decide(method, headers, entry.len, head.current());
+    let mut plan = decide(method, headers, entry.len, head.current());
     let body = match &plan {
         Plan::Whole if method != Method::HEAD && entry.len > 0 => {
             let Some(begun) = member::stream(cluster, entry).await? else { return Ok(None) };
@@ -124,8 +124,13 @@ async fn elsewhere(
             arriving(exchange, cluster, entry, range.clone(), begun)
         }
         Plan::Multi(..) => {
-            member::bring(cluster, entry).await?;
-            return Ok(None);
+            if member::bring(cluster, entry).await? {
+                return Ok(None);
+            }
+            // What only passes through goes in one piece: ranges may be ignored (RFC 9110 §14.2).
+            plan = Plan::Whole;
+            let begun = member::part(cluster, entry, 0..entry.len).await?;
+            arriving(exchange, cluster, entry, 0..entry.len, begun)
         }
         _ => Body::Empty,
     };

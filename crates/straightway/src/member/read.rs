@@ -1,12 +1,14 @@
 //! What a key has, as a member of a cluster answers it.
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use straightway_cache::{CacheError, Expect, Object, RawDiskCache};
 use straightway_cluster::catalogue::Entry;
 use straightway_cluster::{Arriving, Cluster, ClusterError, Consistency, Fetched};
+use tokio::time::timeout;
 
 use super::store::object_key;
 use crate::feed::now_ms;
@@ -96,16 +98,12 @@ pub(crate) async fn part(
     }
 }
 
-/// Brings an object here.
-pub(crate) async fn bring(cluster: &Cluster, entry: &Arc<Entry>) -> Result<(), Problem> {
-    let fetched = cluster.fetch(entry).await.map_err(|error| not_served(&error))?;
-    if let Fetched::Arriving(mut arriving) = fetched
-        && !arriving.stored().await
-    {
-        let detail = "the object could not be brought here; ask for one range at a time";
-        return Err(Problem::busy(detail));
+/// Brings an object here; `false`: it cannot be kept here.
+pub(crate) async fn bring(cluster: &Cluster, entry: &Arc<Entry>) -> Result<bool, Problem> {
+    match cluster.fetch(entry).await.map_err(|error| not_served(&error))? {
+        Fetched::Here => Ok(true),
+        Fetched::Arriving(mut arriving) => Ok(arriving.stored().await),
     }
-    Ok(())
 }
 
 /// Where the rest of a body is.
@@ -116,6 +114,10 @@ pub(crate) enum Rest {
     Arriving(Arriving),
 }
 
+/// How long a reader that fell behind waits for the object to be stored here, before it fetches the rest for itself: its client
+/// sees nothing meanwhile.
+const SILENCE: Duration = Duration::from_secs(2);
+
 /// The rest of an object of which no more `arriving` bytes come to this reader.
 pub(crate) async fn rest(
     cluster: Cluster,
@@ -124,9 +126,9 @@ pub(crate) async fn rest(
     rest: Range<u64>,
     mut arriving: Arriving,
 ) -> Result<Rest, ClusterError> {
-    if arriving.stored().await
-        && let Ok(Some(object)) = open(&cache, &entry).await
-    {
+    let _ = timeout(SILENCE, arriving.stored()).await;
+    // Another reader may have brought it.
+    if let Ok(Some(object)) = open(&cache, &entry).await {
         return Ok(Rest::Here(object));
     }
     cluster.fetch_range(&entry, rest).map(Rest::Arriving)
