@@ -17,9 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg_addr};
 use straightway_buffer::{BufferPool, PoolConfig, SharedPacket};
 use straightway_packet::batch::{BatchReceiver, BatchSender, ReceiveOptions, SendOptions};
-use straightway_packet::overlay::{Control, Data, Heartbeat, Message, PacketType, ToUpstream};
+use straightway_packet::overlay::{
+    Control, Data, Heartbeat, Message, PacketType, ReplyType, ToUpstream,
+};
 use straightway_packet::view::Ethernet;
 use straightway_packet::{MacAddr, PacketError, Tap};
 
@@ -136,7 +139,7 @@ fn inwards(
     counts: &Counts,
     started: Instant,
 ) -> Result<(), PacketError> {
-    let mut answers = BatchSender::<SharedPacket>::new(socket.clone(), SendOptions::default())?;
+    let answers = socket.clone();
     let options = ReceiveOptions {
         pool: Some(pool.clone()),
         socket_buffer: Some(8 << 20),
@@ -155,8 +158,11 @@ fn inwards(
                     }
                 }
                 Ok(PacketType::Control(Control::Heartbeat(heartbeat))) => {
-                    let reply = PacketType::Control(Control::HeartbeatReply(heartbeat.reply(NEAR)));
-                    queue(&mut answers, pool, peer, &Message::new(NEAR, FAR, reply))?;
+                    let packet =
+                        PacketType::Control(Control::HeartbeatReply(heartbeat.reply(NEAR)));
+                    // Seldom enough for memory of its own.
+                    let reply = ReplyType::WireFlat(Vec::from(&Message::new(NEAR, FAR, packet)));
+                    answer(&answers, peer, &reply);
                 }
                 Ok(PacketType::Control(Control::HeartbeatReply(reply))) => {
                     let sent = Duration::from_millis(
@@ -170,9 +176,16 @@ fn inwards(
                 Ok(PacketType::Data(Data::ToDownstream(_))) | Err(_) => {}
             }
         }
-        answers.flush(PAUSE)?;
     }
     Ok(())
+}
+
+/// Sends a reply in one call, whatever it is made of. One that finds the socket full is left out, as the next will come.
+fn answer(socket: &UdpSocket, peer: SocketAddr, reply: &ReplyType) {
+    let _ = reply.with_slices(|slices| {
+        let nothing = &mut SendAncillaryBuffer::default();
+        sendmsg_addr(socket, &peer, slices, nothing, SendFlags::DONTWAIT)
+    });
 }
 
 /// Queues a message without a frame; one that finds the queue full is left out, as the next will come.
