@@ -88,10 +88,13 @@ impl Nodes {
             nodes.push(&["--join", &ticket]);
         }
         let voters = if count % 2 == 1 { count } else { count - 1 };
+        // On all of them: how many copies a put waits for is a matter of how many voters its node knows.
         nodes.wait_for("all vote", |nodes| {
-            nodes.status(0).is_some_and(|status| {
-                let members = status["members"].as_array().expect("members");
-                members.iter().filter(|member| member["role"] != "learner").count() == voters
+            (0..count).all(|at| {
+                nodes.status(at).is_some_and(|status| {
+                    let members = status["members"].as_array().expect("members");
+                    members.iter().filter(|member| member["role"] != "learner").count() == voters
+                })
             })
         });
         nodes
