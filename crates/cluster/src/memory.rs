@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
 
 use crate::ids::ObjectId;
 use crate::store::{BoxFuture, ObjectInfo, ObjectReader, ObjectSink, ObjectStore, StoreError};
@@ -21,6 +22,8 @@ pub enum Fault {
     Full(u64),
     /// Each read and write takes so long.
     Slow(Duration),
+    /// No read and no write comes to its end before there is another fault, or none.
+    Held,
     /// What is read is not what was written.
     Corrupt,
 }
@@ -31,6 +34,8 @@ struct Inner {
     fault: Fault,
     /// Sinks that were dropped before they were whole.
     aborted: u64,
+    /// Reads and writes that have been held.
+    held: u64,
 }
 
 impl Inner {
@@ -47,6 +52,7 @@ impl Inner {
 #[derive(Clone, Default)]
 pub struct MemoryStore {
     inner: Arc<Mutex<Inner>>,
+    changed: Arc<Notify>,
 }
 
 impl fmt::Debug for MemoryStore {
@@ -64,6 +70,7 @@ impl MemoryStore {
     /// From now on this goes wrong.
     pub fn fail(&self, fault: Fault) {
         self.inner.lock().fault = fault;
+        self.changed.notify_waiters();
     }
 
     /// Objects.
@@ -86,6 +93,11 @@ impl MemoryStore {
         self.inner.lock().aborted
     }
 
+    /// Reads and writes that have been held ([`Fault::Held`]), whatever became of them.
+    pub fn held(&self) -> u64 {
+        self.inner.lock().held
+    }
+
     /// Stores at once.
     pub fn insert(&self, id: ObjectId, info: ObjectInfo, body: Bytes) -> ObjectInfo {
         let digest = Some(Sha256::digest(&body).into());
@@ -95,9 +107,18 @@ impl MemoryStore {
     }
 
     async fn pause(&self) {
-        let fault = self.inner.lock().fault;
-        if let Fault::Slow(time) = fault {
-            tokio::time::sleep(time).await;
+        loop {
+            let changed = self.changed.notified();
+            let fault = {
+                let mut inner = self.inner.lock();
+                inner.held += u64::from(inner.fault == Fault::Held);
+                inner.fault
+            };
+            match fault {
+                Fault::Slow(time) => return tokio::time::sleep(time).await,
+                Fault::Held => changed.await,
+                _ => return,
+            }
         }
     }
 }

@@ -132,6 +132,39 @@ async fn a_put_waits_for_no_single_member_and_says_when_there_is_no_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_put_waits_for_a_majority_of_those_who_vote_when_it_is_in_the_log() {
+    let mut nodes = three().await;
+    nodes[1].store.fail(Fault::Held);
+    nodes[2].store.fail(Fault::Held);
+    let (first, store) = (nodes[0].cluster.clone(), nodes[0].store.clone());
+    let object = first.new_object();
+    let id = object.id();
+    let info = ObjectInfo { key: "film".to_owned(), ..ObjectInfo::default() };
+    let info = store.insert(id, info, Bytes::from(vec![7; 1000]));
+    let begun = tokio::spawn(async move { first.put(id, info, Condition::Any).await });
+    until("both have begun to store it", || nodes[1..].iter().all(|node| node.store.held() > 0))
+        .await;
+    // With one of them there would be a majority of the three. Now five vote.
+    for _ in 0..2 {
+        let ticket = nodes[0].cluster.ticket(PATIENCE, JoinRole::Voter).await.expect("a ticket");
+        nodes.push(start(Start::Join(Box::new(ticket))).await);
+    }
+    until("five vote", || {
+        let status = nodes[0].cluster.status();
+        status.members.iter().filter(|one| one.role != "learner").count() == 5
+    })
+    .await;
+    nodes[1].store.fail(Fault::None);
+    assert_eq!(begun.await.expect("no panic").expect("stored"), PutOutcome::Created);
+    let known = holders(&nodes[0], id);
+    assert!(known.len() >= 3, "{known:?}");
+    for node in &nodes {
+        let holds = node.store.get(id).is_some();
+        assert!(holds || !known.contains(&node.cluster.id()), "{known:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_has_no_room_here_passes_through() {
     let nodes = three().await;
     let len = 3_000_000;

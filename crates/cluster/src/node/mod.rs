@@ -2,6 +2,7 @@
 mod apply;
 mod change;
 mod config;
+mod copying;
 mod discover;
 mod disk;
 mod drive;
