@@ -14,6 +14,8 @@ async fn who_does_not_read_costs_others_nothing_and_gets_a_gap_or_is_closed() {
     let node = TestNode::start_with(|settings| {
         settings.feed.max_lag = 100;
         settings.feed.history_events = 100_000;
+        // Silence is not what is tested, and a busy machine takes long.
+        settings.feed.heartbeat = Duration::from_hours(1);
     })
     .await;
     let mut stalled = Raw::json(&node, "?kind=stored").await;
@@ -61,7 +63,11 @@ async fn who_does_not_read_costs_others_nothing_and_gets_a_gap_or_is_closed() {
 
 #[tokio::test]
 async fn a_purge_overtakes_what_a_slow_subscriber_has_not_taken() {
-    let node = TestNode::start().await;
+    let node = TestNode::start_with(|settings| {
+        // Silence is not what is tested, and a busy machine takes long.
+        settings.feed.heartbeat = Duration::from_hours(1);
+    })
+    .await;
     let mut slow = Raw::json(&node, "?kind=stored,purged").await;
     subscribed(&node, 1).await;
     let cache = node.node().state().cache().clone();
