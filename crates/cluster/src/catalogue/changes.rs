@@ -78,8 +78,6 @@ pub(super) struct Effects<'a> {
     pub(super) changes: &'a mut Changes,
     pub(super) events: Vec<Event>,
     pub(super) forget: Vec<ObjectId>,
-    /// Objects that lost a holder because it is no member any more, as many as are told.
-    pub(super) released: Vec<ObjectId>,
     /// What of the command is left to do; see [`State::go_on`](super::state::State::go_on).
     pub(super) rest: Option<Rest>,
     /// Entries that going on with a purge has taken away.
@@ -94,7 +92,6 @@ impl<'a> Effects<'a> {
             changes,
             events: Vec::new(),
             forget: Vec::new(),
-            released: Vec::new(),
             rest: None,
             purged: 0,
             retired: None,

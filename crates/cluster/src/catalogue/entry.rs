@@ -30,6 +30,9 @@ pub struct Entry {
     pub last_modified_ms: u64,
     /// The members that hold the bytes, in the order of their numbers; at least one.
     pub holders: Arc<[RaftId]>,
+    /// Copies that there should be and are not: they have not been made yet, or went with a member that was removed. What its
+    /// holder had no room for any more is not among them.
+    pub missing: u8,
     /// The index of the command that put it there.
     pub index: u64,
 }
@@ -69,6 +72,7 @@ pub(super) struct EntryRecord<'a> {
     expires_ms: u64,
     last_modified_ms: u64,
     holders: Vec<RaftId>,
+    missing: u8,
     index: u64,
 }
 
@@ -84,6 +88,7 @@ impl<'a> From<&'a Entry> for EntryRecord<'a> {
             expires_ms: entry.expires_ms,
             last_modified_ms: entry.last_modified_ms,
             holders: entry.holders.to_vec(),
+            missing: entry.missing,
             index: entry.index,
         }
     }
@@ -103,6 +108,7 @@ impl ArchivedEntryRecord<'_> {
             expires_ms: self.expires_ms.to_native(),
             last_modified_ms: self.last_modified_ms.to_native(),
             holders: self.holders.iter().map(|holder| holder.to_native()).collect(),
+            missing: self.missing,
             index: self.index.to_native(),
         }
     }

@@ -19,6 +19,8 @@ pub(super) struct Index {
     /// Never iterated over: its order is nobody's.
     by_object: HashMap<ObjectId, Arc<str>>,
     by_expiry: BTreeSet<(u64, ObjectId)>,
+    /// Those of which copies are missing.
+    missing: BTreeSet<ObjectId>,
     bytes: u64,
     texts: BTreeSet<Arc<str>>,
 }
@@ -75,6 +77,13 @@ impl Index {
             .map(|(_, object)| *object)
     }
 
+    /// Entries of which copies are missing, in the order of their objects, from the one after `after`.
+    pub(super) fn missing(&self, after: Option<ObjectId>) -> impl Iterator<Item = &Arc<Entry>> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let objects = self.missing.range((from, Bound::Unbounded));
+        objects.filter_map(|object| self.by_object(*object))
+    }
+
     /// The text, once for all who have it, as far as there is room to remember it.
     pub(super) fn share(&mut self, text: &str) -> Arc<str> {
         if let Some(known) = self.texts.get(text) {
@@ -97,6 +106,9 @@ impl Index {
         if entry.expires_ms != 0 {
             self.by_expiry.insert((entry.expires_ms, entry.object));
         }
+        if entry.missing > 0 {
+            self.missing.insert(entry.object);
+        }
         self.bytes = self.bytes.wrapping_add(entry.len);
         self.by_name.insert(Arc::clone(key), Arc::clone(&entry));
         self.by_key.insert(Arc::clone(key), entry);
@@ -118,13 +130,26 @@ impl Index {
         if entry.expires_ms != 0 {
             self.by_expiry.remove(&(entry.expires_ms, entry.object));
         }
+        if entry.missing > 0 {
+            self.missing.remove(&entry.object);
+        }
         self.bytes = self.bytes.wrapping_sub(entry.len);
         Some(entry)
     }
 
-    /// Gives an entry other holders.
-    pub(super) fn hold(&mut self, entry: &Arc<Entry>, holders: Arc<[RaftId]>) -> Arc<Entry> {
-        let after = Arc::new(Entry { holders, ..Entry::clone(entry) });
+    /// Gives an entry other holders, of which so many are missing.
+    pub(super) fn hold(
+        &mut self,
+        entry: &Arc<Entry>,
+        holders: Arc<[RaftId]>,
+        missing: u8,
+    ) -> Arc<Entry> {
+        let after = Arc::new(Entry { holders, missing, ..Entry::clone(entry) });
+        match (entry.missing, missing) {
+            (0, 1..) => drop(self.missing.insert(entry.object)),
+            (1.., 0) => drop(self.missing.remove(&entry.object)),
+            _ => {}
+        }
         self.by_key.insert(Arc::clone(&after.key), Arc::clone(&after));
         self.by_name.insert(Arc::clone(&after.key), Arc::clone(&after));
         after

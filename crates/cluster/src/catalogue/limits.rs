@@ -63,7 +63,8 @@ fn check_put(put: &ArchivedPut) -> Result<(), ClusterError> {
     text("a content coding", &put.content_encoding, TEXT)?;
     at_most("tags", put.tags.len(), TAGS)?;
     put.tags.iter().try_for_each(|tag| some("a tag", tag, TAG))?;
-    at_most("holders", put.holders.len(), HOLDERS)
+    at_most("holders", put.holders.len(), HOLDERS)?;
+    at_most("copies", put.copies.into(), HOLDERS)
 }
 
 fn check_purge(purge: &ArchivedPurge) -> Result<(), ClusterError> {

@@ -278,8 +278,8 @@ impl Catalogue {
                     }
                     Err(foreign) => return Err(foreign.into()),
                 };
-                let Effects { events, forget, released, retired, .. } = effects;
-                let done = Applied { index, request, duplicate, outcome, events, forget, released };
+                let Effects { events, forget, retired, .. } = effects;
+                let done = Applied { index, request, duplicate, outcome, events, forget };
                 Some((done, retired))
             }
         };

@@ -192,6 +192,10 @@ pub struct Put {
     pub condition: Condition,
     /// The members that hold the bytes.
     pub holders: Vec<RaftId>,
+    /// How many there are to be. What is missing is remembered until it has been made ([`Entry::missing`]).
+    ///
+    /// [`Entry::missing`]: super::Entry::missing
+    pub copies: u8,
 }
 
 /// Removes the object under a key.
@@ -327,6 +331,7 @@ pub(super) fn examples() -> [Op; 10] {
             now_ms: 10,
             condition: Condition::Digest([11; 32]),
             holders: vec![12, 13],
+            copies: 14,
         }),
         Op::Remove(Remove { key: text("a key"), condition: Condition::Version(14), now_ms: 15 }),
         Op::Purge(Purge { scope: Scope::Tag, value: text("a tag") }),

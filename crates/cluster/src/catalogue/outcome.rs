@@ -138,6 +138,4 @@ pub struct Applied {
     pub events: Vec<Event>,
     /// Objects that are under no key any more: nobody asks for their bytes again.
     pub forget: Vec<ObjectId>,
-    /// Objects that have a holder less, because it is no member any more: the first million of them.
-    pub released: Vec<ObjectId>,
 }

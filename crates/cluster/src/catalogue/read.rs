@@ -47,6 +47,12 @@ impl Catalogue {
         self.shared.state.read().index.range(prefix, after).take(limit).cloned().collect()
     }
 
+    /// At most `limit` entries of which copies are missing ([`Entry::missing`]), in the order of their objects, from the one
+    /// after `after`.
+    pub fn missing(&self, after: Option<ObjectId>, limit: usize) -> Vec<Arc<Entry>> {
+        self.shared.state.read().index.missing(after).take(limit).cloned().collect()
+    }
+
     /// At most `limit` objects whose lifetime has ended, for [`Expire`](super::Expire).
     pub fn expired(&self, now_ms: u64, limit: usize) -> Vec<ObjectId> {
         self.shared.state.read().index.expired(now_ms).take(limit).collect()

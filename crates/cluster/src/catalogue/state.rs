@@ -22,8 +22,6 @@ use crate::ids::{ClusterId, ObjectId, RaftId};
 
 /// Entries that are changed before others may read.
 const AT_ONCE: usize = 256;
-/// Objects that are told to have lost a holder with a member.
-const MAX_RELEASED: usize = 1 << 20;
 
 /// A place in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -193,6 +191,7 @@ impl State {
         if !met {
             return Outcome::Failed;
         }
+        let missing = usize::from(put.copies).saturating_sub(holders.len());
         let before = self.index.unlink(&put.key);
         let entry = Arc::new(Entry {
             key: before
@@ -207,6 +206,7 @@ impl State {
             expires_ms: put.expires_ms.to_native(),
             last_modified_ms: put.last_modified_ms.to_native(),
             holders: holders.into(),
+            missing: u8::try_from(missing).unwrap_or(u8::MAX),
             index,
         });
         self.index.link(Arc::clone(&entry));
@@ -291,11 +291,7 @@ impl State {
                     effects.rest = Some(Rest::Holder(node, last));
                 }
                 for entry in some {
-                    let held = entry.holders.len() > 1 && entry.holders.contains(&node);
-                    if held && effects.released.len() < MAX_RELEASED {
-                        effects.released.push(entry.object);
-                    }
-                    self.release(&entry, node, effects);
+                    self.release(&entry, node, 1, effects);
                 }
             }
         }
@@ -315,25 +311,27 @@ impl State {
             if let Err(place) = entry.holders.binary_search(&node) {
                 let mut holders = entry.holders.to_vec();
                 holders.insert(place, node);
-                effects.changes.stored(&self.index.hold(&entry, holders.into()));
+                let missing = entry.missing.saturating_sub(1);
+                effects.changes.stored(&self.index.hold(&entry, holders.into(), missing));
             }
         }
         for object in change.lost.iter().map(ArchivedObjectId::get) {
             if let Some(entry) = self.index.by_object(object).cloned() {
-                self.release(&entry, node, effects);
+                self.release(&entry, node, 0, effects);
             }
         }
         Outcome::Done
     }
 
-    /// One holder less; without any, the entry goes.
-    fn release(&mut self, entry: &Arc<Entry>, node: RaftId, effects: &mut Effects<'_>) {
+    /// One holder less, and so many copies `more` that are missing; without any holder, the entry goes.
+    fn release(&mut self, entry: &Arc<Entry>, node: RaftId, more: u8, effects: &mut Effects<'_>) {
         if entry.holders.binary_search(&node).is_err() {
             return;
         }
         let left: Vec<RaftId> = entry.holders.iter().copied().filter(|id| *id != node).collect();
         if !left.is_empty() {
-            effects.changes.stored(&self.index.hold(entry, left.into()));
+            let missing = entry.missing.saturating_add(more);
+            effects.changes.stored(&self.index.hold(entry, left.into(), missing));
         } else if let Some(entry) = self.take(&entry.key, effects) {
             effects.events.push(Event::Evicted(entry));
         }

@@ -149,7 +149,7 @@ impl Applier {
         });
         self.advanced(let_go);
         let mut forget = Vec::new();
-        for Applied { index, request, outcome, events, forget: objects, released, .. } in applied {
+        for Applied { index, request, outcome, events, forget: objects, .. } in applied {
             for event in &events {
                 if matches!(event, Event::Joined(_) | Event::Changed(_) | Event::Left(_)) {
                     self.members_changed();
@@ -157,11 +157,6 @@ impl Applier {
                 self.observer.event(index, event);
             }
             forget.extend(objects);
-            if !released.is_empty()
-                && let Some(shared) = self.later.upgrade()
-            {
-                shared.repair.released(released);
-            }
             if let Some(request) = request {
                 self.pending.settle(request, index, outcome);
             }
@@ -199,7 +194,7 @@ impl Applier {
         if let Some(shared) = self.later.upgrade() {
             shared.network.set_members(&member_addresses(&shared.catalogue));
             shared.mesh.members(&shared.catalogue);
-            shared.repair.members();
+            shared.repair.news();
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Shared;
+use crate::catalogue::limits;
 use crate::error::ClusterError;
 use crate::ids::{ObjectId, RaftId};
 use crate::store::{ObjectInfo, StoreError};
@@ -57,7 +58,7 @@ impl Copying {
             holders: vec![shared.id],
             failures: Failures::default(),
             again: BTreeSet::new(),
-            due: shared.copies.max(needed).min(others.len() + 1),
+            due: shared.copies.max(needed),
             others,
             late: shared.late.clone().try_acquire_owned().ok(),
         };
@@ -83,11 +84,15 @@ impl Copying {
         let mut others = self.shared.by_distance();
         others.retain(|id| !self.holders.contains(id) && !self.asked.contains(id));
         self.others = others.into();
-        self.due = self.due.max(needed);
         while self.holders.len() + self.under_way.len() < needed && !self.others.is_empty() {
             self.begin_one();
         }
         self.reach(needed).await
+    }
+
+    /// How many holders there should be.
+    pub(super) fn due(&self) -> u8 {
+        u8::try_from(self.due.min(limits::HOLDERS)).unwrap_or(u8::MAX)
     }
 
     /// Waits until there are `needed` holders.
@@ -117,34 +122,22 @@ impl Copying {
         Ok(())
     }
 
-    /// Lets what is under way go on behind the put, whose object all members know by now, and sees to it that what is missing is
+    /// Lets what is under way go on behind the put, whose object all members know by now. What comes to nothing is missing, and
     /// made later.
     pub(super) fn go_on(mut self) {
         // Without a turn there are enough under way already, and these are given up.
-        let under_way = if self.late.is_some() { self.under_way.len() } else { 0 };
-        if self.holders.len() + under_way < self.due {
-            self.shared.repair.few(self.object);
-        }
-        if under_way > 0 {
+        if self.late.is_some() && !self.under_way.is_empty() {
             let runtime = self.shared.runtime.clone();
-            runtime.spawn(async move {
-                if timeout(LATE_COPIES, self.rest()).await != Ok(true) {
-                    self.shared.repair.few(self.object);
-                }
-            });
+            runtime.spawn(async move { timeout(LATE_COPIES, self.rest()).await });
         }
     }
 
-    /// Whether all the others have come to something.
-    async fn rest(&mut self) -> bool {
-        let mut whole = true;
+    async fn rest(&mut self) {
         while let Some(copied) = self.under_way.join_next().await {
-            match copied {
-                Ok((peer, Ok(()))) => self.shared.holdings.gained(peer, self.object),
-                _ => whole = false,
+            if let Ok((peer, Ok(()))) = copied {
+                self.shared.holdings.gained(peer, self.object);
             }
         }
-        whole
     }
 
     /// Whether it came to something.

@@ -45,7 +45,7 @@ impl Cluster {
                 return Err(error);
             }
         };
-        let put = put_of(object, &info, condition, copying.holders().to_vec());
+        let put = put_of(object, &info, condition, copying.holders().to_vec(), copying.due());
         let announced = self.0.announce(put).await;
         let stored = match announced {
             Ok(PutOutcome::Failed) => {
@@ -55,10 +55,7 @@ impl Cluster {
             Ok(_) => self.0.complete(object, &mut copying).await,
             // Where it is not known whether it happened, the bytes stay: in the end somebody asks for them, or the sweep finds
             // them.
-            Err(error) => {
-                self.0.repair.few(object);
-                return Err(error);
-            }
+            Err(error) => return Err(error),
         };
         copying.go_on();
         stored?;
@@ -71,7 +68,7 @@ impl Cluster {
     /// [`ClusterError::Config`] with what is too long or too much.
     pub fn check(&self, info: &ObjectInfo) -> Result<(), ClusterError> {
         let request = RequestId { node: self.0.id, boot: 0, serial: 0 };
-        let put = put_of(ObjectId { node: 0, serial: 0 }, info, Condition::Any, Vec::new());
+        let put = put_of(ObjectId { node: 0, serial: 0 }, info, Condition::Any, Vec::new(), 0);
         encode(&Command { request, op: Op::Put(put) }).map(drop)
     }
 
@@ -155,7 +152,7 @@ impl Shared {
     /// node's, that of its place in the log or a later one.
     pub(super) fn needed(&self) -> usize {
         let majority = |voters: usize| voters.max(1) / 2 + 1;
-        match decode_conf_state(&self.catalogue.conf_state()) {
+        match decode_conf_state(self.catalogue.conf_state()) {
             Ok(conf) => majority(conf.voters.len()).max(majority(conf.voters_outgoing.len())),
             // Not what was written: whoever may vote is counted.
             Err(_) => majority(self.catalogue.members().len()),
@@ -203,7 +200,13 @@ impl Shared {
 }
 
 /// The command that announces an object. What is not known of it yet is left empty.
-fn put_of(object: ObjectId, info: &ObjectInfo, condition: Condition, holders: Vec<RaftId>) -> Put {
+fn put_of(
+    object: ObjectId,
+    info: &ObjectInfo,
+    condition: Condition,
+    holders: Vec<RaftId>,
+    copies: u8,
+) -> Put {
     let ObjectInfo { key, content_type, content_encoding, tags, .. } = info.clone();
     Put {
         key,
@@ -218,5 +221,6 @@ fn put_of(object: ObjectId, info: &ObjectInfo, condition: Condition, holders: Ve
         now_ms: super::now_ms(),
         condition,
         holders,
+        copies,
     }
 }

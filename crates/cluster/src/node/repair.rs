@@ -1,15 +1,13 @@
-//! Copies that were lost are made again, never those that were evicted: what has no room has none elsewhere either.
+//! Copies that are missing are made, never those that were evicted: what has no room has none elsewhere either.
 //!
-//! The catalogue does not say why an object has few holders, so that is not looked at. A pass over all entries acts for those
-//! that name a lost member among their holders, and makes as many copies as are lost with it; and for a member that joins a
-//! cluster of fewer members than there are to be copies, which gets what there is. Single objects are queued by whoever knows
-//! that a copy is missing: a put whose further copies came to nothing, a member that was removed, bytes that are damaged. The queue
-//! is in memory: a member that restarts has forgotten it.
+//! The catalogue knows what is missing ([`Entry::missing`]): what a put did not copy, and what went with a member that was
+//! removed. A member that does not answer for long counts as lost; then all entries are looked at for those that it holds. Bytes
+//! that turn out to be damaged are queued by whoever finds them; that queue is in memory.
 //!
 //! For each object one member acts: the holder with the lowest number that answers. It copies one object at a time, to members
-//! that it and all others would choose, no faster than [`RATE`], and tries each object once. What fails is looked at again when
-//! members come or go, and after the time that a member may be away.
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+//! that it and all others would choose, no faster than [`RATE`]. What fails is tried again when a member answers again or for the
+//! first time, and after a while that doubles up to the time that a member may be away.
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -23,13 +21,15 @@ use crate::catalogue::Entry;
 use crate::ids::{ObjectId, RaftId};
 use crate::store::ObjectInfo;
 
-/// Objects that may wait to be looked at one by one. What does not fit has fewer copies for good.
-const MAX_WANTED: usize = 1 << 20;
+/// Damaged objects that may wait. What does not fit is found again by its next reader.
+const MAX_DAMAGED: usize = 1 << 16;
 /// Objects that are looked at without a pause.
 const AT_ONCE: usize = 256;
 const PAUSE: Duration = Duration::from_millis(10);
 /// How often it is looked which members answer.
 const LOOK: Duration = Duration::from_secs(5);
+/// How soon what failed is tried again at first.
+const AGAIN: Duration = Duration::from_secs(5);
 /// Bytes a second that are copied at most, over some objects.
 const RATE: u64 = 64 << 20;
 /// What is over by then is not worth a copy.
@@ -38,34 +38,13 @@ const SOON_MS: u64 = 60_000;
 const GATHER_PART: u32 = 20;
 const GATHER_LEAST: Duration = Duration::from_secs(1);
 
-/// Why an object is looked at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Why {
-    /// This member put it, and not all copies were made.
-    Few,
-    /// This member's copy is damaged.
-    Damaged,
-    /// One copy went with a member that was removed, or could not be made before.
-    One,
-    /// Everything is looked at.
-    Pass,
-}
-
-/// Objects that are looked at one by one.
-#[derive(Debug, Default)]
-struct Queue {
-    now: BTreeMap<ObjectId, Why>,
-    /// Those that could not be seen to.
-    later: BTreeMap<ObjectId, Why>,
-}
-
 /// What is to be looked at, and what has been done.
 #[derive(Debug)]
 pub(super) struct Repair {
-    /// 0: nothing is repaired.
+    /// Damaged objects that may wait; 0: nothing is repaired.
     room: usize,
     news: Notify,
-    queue: Mutex<Queue>,
+    damaged: Mutex<BTreeSet<ObjectId>>,
     made: AtomicU64,
     failed: AtomicU64,
 }
@@ -74,77 +53,27 @@ impl Repair {
     /// `patience` zero: nothing is ever looked at.
     pub(super) fn new(patience: Duration) -> Self {
         Self {
-            room: if patience.is_zero() { 0 } else { MAX_WANTED },
+            room: if patience.is_zero() { 0 } else { MAX_DAMAGED },
             news: Notify::new(),
-            queue: Mutex::default(),
+            damaged: Mutex::default(),
             made: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         }
     }
 
-    /// There are other members than before.
-    pub(super) fn members(&self) {
+    /// There are other members than before, or copies that are missing.
+    pub(super) fn news(&self) {
         self.news.notify_one();
-    }
-
-    /// Copies of this object, which this member put, are missing.
-    pub(super) fn few(&self, object: ObjectId) {
-        self.want([object], Why::Few);
     }
 
     /// This member's copy is damaged.
     pub(super) fn damaged(&self, object: ObjectId) {
-        self.want([object], Why::Damaged);
-    }
-
-    /// A holder of these objects is no member any more.
-    pub(super) fn released(&self, objects: Vec<ObjectId>) {
-        self.want(objects, Why::One);
-    }
-
-    fn want(&self, objects: impl IntoIterator<Item = ObjectId>, why: Why) {
-        let mut queue = self.queue.lock();
-        for object in objects {
-            if queue.now.len() + queue.later.len() >= self.room {
-                break;
-            }
-            let known = queue.now.entry(object).or_insert(why);
-            if *known == Why::One {
-                *known = why;
-            }
+        let mut damaged = self.damaged.lock();
+        if damaged.len() < self.room {
+            damaged.insert(object);
         }
-        drop(queue);
-        self.news.notify_one();
-    }
-
-    /// What could not be seen to waits for better times.
-    fn settle(&self, object: ObjectId, why: Why, mended: Mended) {
-        let mut queue = self.queue.lock();
-        match mended {
-            Mended::Made => drop(queue.later.remove(&object)),
-            Mended::Failed if queue.now.len() + queue.later.len() < self.room => {
-                let why = if why == Why::Pass { Why::One } else { why };
-                queue.later.insert(object, why);
-            }
-            Mended::Failed | Mended::Nothing => {}
-        }
-    }
-
-    /// Times may be better now.
-    fn again(&self) {
-        let mut queue = self.queue.lock();
-        let mut later = std::mem::take(&mut queue.later);
-        // What has been said since counts.
-        later.append(&mut queue.now);
-        queue.now = later;
-    }
-
-    fn next(&self) -> Option<(ObjectId, Why)> {
-        self.queue.lock().now.pop_first()
-    }
-
-    fn idle(&self) -> bool {
-        self.queue.lock().now.is_empty()
+        drop(damaged);
+        self.news();
     }
 
     /// Copies that were made, and those that came to nothing.
@@ -158,11 +87,9 @@ pub(super) async fn run(shared: Weak<Shared>, patience: Duration) {
     if patience.is_zero() {
         return;
     }
-    let Some(one) = going(&shared) else { return };
-    let repair = one.repair.clone();
-    let mut watch = Watch::new(patience, &one);
-    drop(one);
+    let Some(repair) = going(&shared).map(|one| one.repair.clone()) else { return };
     let gather = (patience / GATHER_PART).max(GATHER_LEAST);
+    let mut watch = Watch::new(patience);
     loop {
         tokio::select! {
             () = repair.news.notified() => {}
@@ -170,16 +97,18 @@ pub(super) async fn run(shared: Weak<Shared>, patience: Duration) {
         }
         let Some(one) = going(&shared) else { return };
         watch.look(&one);
+        let known = one.catalogue.applied().index;
+        let due = watch.due(&one);
         drop(one);
-        if !watch.due && repair.idle() {
+        if !due {
             continue;
         }
-        // A node that restarts comes back meanwhile, and what is being announced gets there.
+        // A node that restarts comes back meanwhile, and copies that are under way get there.
         sleep(gather).await;
         let Some(one) = going(&shared) else { return };
         watch.look(&one);
         drop(one);
-        if work(&shared, &repair, &mut watch).await.is_none() {
+        if work(&shared, &repair, &mut watch, known).await.is_none() {
             return;
         }
     }
@@ -190,135 +119,146 @@ fn going(shared: &Weak<Shared>) -> Option<Arc<Shared>> {
     shared.upgrade().filter(|shared| !shared.stopping())
 }
 
-/// Looks at what is queued, and at the whole catalogue if that is due. `None`: the node stops.
-async fn work(shared: &Weak<Shared>, repair: &Repair, watch: &mut Watch) -> Option<()> {
-    let mut after: Option<Arc<str>> = None;
-    let mut passing = false;
+/// Looks at everything that was put up to `known` and has too few copies. `None`: the node stops.
+async fn work(shared: &Weak<Shared>, repair: &Repair, watch: &mut Watch, known: u64) -> Option<()> {
+    watch.begun();
+    let mut left = false;
+    let damaged = std::mem::take(&mut *repair.damaged.lock());
+    for object in damaged {
+        if going(shared)?.mend(object, Why::Damaged, watch).await == Mended::Failed {
+            left = true;
+            repair.damaged(object);
+        }
+    }
+    let mut after = None;
     loop {
-        let shared = going(shared)?;
-        watch.look(&shared);
-        if std::mem::take(&mut watch.due) {
-            // From the beginning: what has been looked at may be lost now.
-            (passing, after) = (true, None);
-        }
-        for _ in 0..AT_ONCE {
-            let Some((object, why)) = repair.next() else { break };
-            let mended = shared.mend(object, why, watch).await;
-            repair.settle(object, why, mended);
-            if mended != Mended::Nothing {
-                // That took time.
-                watch.look(&shared);
-                if shared.stopping() {
-                    break;
-                }
-            }
-        }
-        passing &= !(watch.lost.is_empty() && watch.fresh.is_empty());
-        if passing {
-            let page = shared.catalogue.list("", after.as_deref(), AT_ONCE);
-            after = page.last().map(|last| last.key.clone());
-            passing = after.is_some();
-            for entry in page {
-                let mended = shared.mend(entry.object, Why::Pass, watch).await;
-                repair.settle(entry.object, Why::Pass, mended);
-                if mended != Mended::Nothing {
-                    watch.look(&shared);
-                    if watch.due || shared.stopping() {
-                        break;
-                    }
-                }
-            }
-        }
-        if !passing && !watch.due {
-            watch.fresh.clear();
-            if repair.idle() {
-                return Some(());
-            }
-        }
-        drop(shared);
+        let one = going(shared)?;
+        let mut page = one.catalogue.missing(after, AT_ONCE);
+        let Some(last) = page.last() else { break };
+        after = Some(last.object);
+        page.retain(|entry| entry.index <= known);
+        // What another member is to see to may come back to this one.
+        left |= one.mend_all(page, Why::Missing, watch).await < Mended::Made;
+        drop(one);
         sleep(PAUSE).await;
     }
+    if std::mem::take(&mut watch.full) {
+        let mut after: Option<Arc<str>> = None;
+        loop {
+            let one = going(shared)?;
+            let page = one.catalogue.list("", after.as_deref(), AT_ONCE);
+            let Some(last) = page.last() else { break };
+            after = Some(last.key.clone());
+            let failed = one.mend_all(page, Why::Lost, watch).await == Mended::Failed;
+            (left, watch.again) = (left | failed, watch.again | failed);
+            drop(one);
+            sleep(PAUSE).await;
+        }
+    }
+    watch.done(left);
+    Some(())
 }
 
-/// Which members there are, and which of them answer.
+/// Which members there are, which of them answer, and when there is something to do.
 struct Watch {
     patience: Duration,
+    others: Vec<RaftId>,
+    answering: BTreeSet<RaftId>,
     /// Those that do not answer, and since when.
     silent: HashMap<RaftId, Instant>,
     /// Those that count as lost.
     lost: BTreeSet<RaftId>,
-    /// The highest number of a member so far.
-    highest: RaftId,
-    /// Members that have joined and have not answered yet.
-    joined: BTreeSet<RaftId>,
-    /// Members that have joined and are to be sent what there is.
-    fresh: BTreeSet<RaftId>,
-    /// Everything is to be looked at.
-    due: bool,
-    /// When what had failed was last tried again.
+    /// Others are there, or answer, than when something was done last.
+    news: bool,
+    /// Somebody else is lost: everything is to be looked at.
+    full: bool,
+    /// Not all came of it that should have.
+    again: bool,
+    /// When something was done last, and how long after it what failed is tried again.
     tried: Instant,
+    wait: Duration,
 }
 
 impl Watch {
-    fn new(patience: Duration, shared: &Shared) -> Self {
-        let others = shared.by_distance();
+    fn new(patience: Duration) -> Self {
         Self {
             patience,
+            others: Vec::new(),
+            answering: BTreeSet::new(),
             silent: HashMap::new(),
             lost: BTreeSet::new(),
-            highest: others.into_iter().fold(shared.id, RaftId::max),
-            joined: BTreeSet::new(),
-            fresh: BTreeSet::new(),
-            due: false,
+            news: true,
+            full: false,
+            again: false,
             tried: Instant::now(),
+            wait: AGAIN.min(patience),
         }
     }
 
     fn look(&mut self, shared: &Shared) {
-        let others = shared.by_distance();
-        let mut news = false;
+        let mut others = shared.by_distance();
+        others.sort_unstable();
+        let answering = others.iter().copied().filter(|id| shared.mesh.answers(*id)).collect();
         self.silent.retain(|id, _| others.contains(id));
-        self.joined.retain(|id| others.contains(id));
-        self.fresh.retain(|id| others.contains(id));
-        self.joined.extend(others.iter().copied().filter(|id| *id > self.highest));
-        self.highest = others.iter().copied().fold(self.highest, RaftId::max);
-        let before = others.len() + 1 - self.joined.len() - self.fresh.len();
-        let few = before < shared.copies.max(shared.needed());
-        for id in others {
-            if !shared.mesh.answers(id) {
-                self.silent.entry(id).or_insert_with(Instant::now);
-                continue;
-            }
-            news |= self.silent.remove(&id).is_some();
-            if self.joined.remove(&id) {
-                news = true;
-                if few {
-                    self.due = true;
-                    self.fresh.insert(id);
-                }
+        for id in &others {
+            if BTreeSet::contains(&answering, id) {
+                self.silent.remove(id);
+            } else {
+                self.silent.entry(*id).or_insert_with(Instant::now);
             }
         }
         let lost = self.silent.iter().filter(|(_, since)| since.elapsed() >= self.patience);
         let lost: BTreeSet<_> = lost.map(|(id, _)| *id).collect();
-        let more = !lost.is_subset(&self.lost);
-        self.due |= more;
+        self.full |= !lost.is_subset(&self.lost);
         self.lost = lost;
-        if news || more || self.tried.elapsed() >= self.patience {
-            self.tried = Instant::now();
-            shared.repair.again();
+        self.news |= answering != self.answering || others != self.others;
+        (self.others, self.answering) = (others, answering);
+    }
+
+    /// Whether there is something to do, and somebody to do it with.
+    fn due(&mut self, shared: &Shared) -> bool {
+        let again = self.news || self.tried.elapsed() >= self.wait;
+        self.full |= again && self.again;
+        let some = || {
+            !shared.catalogue.missing(None, 1).is_empty()
+                || !shared.repair.damaged.lock().is_empty()
+        };
+        !self.answering.is_empty() && (self.full || again && some())
+    }
+
+    fn begun(&mut self) {
+        if std::mem::take(&mut self.news) {
+            self.wait = AGAIN.min(self.patience);
         }
+        self.again = false;
+    }
+
+    fn done(&mut self, left: bool) {
+        self.tried = Instant::now();
+        self.wait = if left { self.wait * 2 } else { AGAIN }.min(self.patience);
     }
 }
 
-/// What came of a look at an object.
+/// Why an object is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// This member's copy is damaged.
+    Damaged,
+    /// The catalogue says that copies are missing.
+    Missing,
+    /// A member is lost.
+    Lost,
+}
+
+/// What came of a look at an object, the worst first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Mended {
-    /// No copy of it is missing, or it is another member's business.
+    /// Something is still missing.
+    Failed,
+    /// No copy of it can be made now, or it is another member's business.
     Nothing,
     /// What was missing is there.
     Made,
-    /// Something still is.
-    Failed,
 }
 
 impl Shared {
@@ -326,32 +266,44 @@ impl Shared {
         self.going().is_err() || self.threads.lock().is_none()
     }
 
+    /// Looks at all of them; the worst that came of it.
+    async fn mend_all(
+        self: &Arc<Self>,
+        entries: Vec<Arc<Entry>>,
+        why: Why,
+        watch: &mut Watch,
+    ) -> Mended {
+        let mut worst = Mended::Made;
+        for entry in entries {
+            let mended = self.mend(entry.object, why, watch).await;
+            worst = worst.min(mended);
+            if mended != Mended::Nothing {
+                // That took time.
+                watch.look(self);
+                if self.stopping() {
+                    break;
+                }
+            }
+        }
+        worst
+    }
+
     /// Makes the copies of an object that are missing, if that is this member's business.
     async fn mend(self: &Arc<Self>, object: ObjectId, why: Why, watch: &Watch) -> Mended {
         // As it is by now: making copies takes time.
-        let Some(entry) = self.catalogue.by_object(object) else { return Mended::Nothing };
+        let Some(entry) = self.catalogue.by_object(object) else { return Mended::Made };
         let members: Vec<_> = self.catalogue.members().iter().map(|member| member.id).collect();
         let answers = |id: RaftId| id == self.id || self.mesh.answers(id);
         let there = |id: &RaftId| members.contains(id) && !watch.lost.contains(id);
         let holders: Vec<_> = entry.holders.iter().copied().filter(there).collect();
-        let fresh: Vec<_> =
-            watch.fresh.iter().copied().filter(|id| !entry.holders.contains(id)).collect();
-        let lost = entry.holders.iter().filter(|id| watch.lost.contains(id)).count();
-        let most = match why {
-            Why::Few | Why::Damaged => members.len(),
-            Why::One | Why::Pass => members.iter().filter(|id| there(id)).count(),
-        };
+        let most = members.iter().filter(|id| there(id)).count();
         let few = self.copies.max(self.needed()).min(most).saturating_sub(holders.len());
-        let mut missing = match why {
-            Why::Few | Why::Damaged => few,
-            Why::One => few.min(1),
-            Why::Pass => few.min(lost + fresh.len()),
-        };
-        let mine = match why {
-            Why::Few => holders.contains(&self.id),
-            Why::Damaged => true,
-            Why::One | Why::Pass => {
-                holders.iter().copied().find(|id| answers(*id)) == Some(self.id)
+        let lost = entry.holders.iter().filter(|id| watch.lost.contains(id)).count();
+        let (mut missing, mine) = match why {
+            Why::Damaged => (few, true),
+            Why::Missing | Why::Lost => {
+                let first = holders.iter().copied().find(|id| answers(*id));
+                (few.min(usize::from(entry.missing) + lost), first == Some(self.id))
             }
         };
         if missing == 0 || !mine || !entry.live(now_ms().saturating_add(SOON_MS)) {
@@ -383,12 +335,8 @@ impl Shared {
         let mut targets: Vec<_> = members
             .into_iter()
             .filter(|id| *id != self.id && !entry.holders.contains(id) && answers(*id))
-            // Where nothing is lost, there is something to do for those who have joined only.
-            .filter(|id| why != Why::Pass || lost > 0 || fresh.contains(id))
             .collect();
-        targets.sort_unstable_by_key(|id| {
-            std::cmp::Reverse((fresh.contains(id), weight(object, *id)))
-        });
+        targets.sort_unstable_by_key(|id| std::cmp::Reverse(weight(object, *id)));
         self.copy_to_some(&targets, &entry, missing).await
     }
 
@@ -446,22 +394,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_fails_waits_and_nothing_waits_where_nothing_is_repaired() {
-        let object = |serial| ObjectId { node: 1, serial };
-        let repair = Repair::new(Duration::from_secs(1));
-        repair.released(vec![object(1), object(2)]);
-        repair.few(object(2));
-        repair.settle(object(3), Why::Pass, Mended::Failed);
-        assert_eq!(repair.next(), Some((object(1), Why::One)));
-        assert_eq!(repair.next(), Some((object(2), Why::Few)), "all of its copies, not one");
-        assert!(repair.idle());
-        repair.again();
-        assert_eq!(repair.next(), Some((object(3), Why::One)));
+    fn what_fails_is_tried_again_later_and_later() {
+        let mut watch = Watch::new(Duration::from_secs(18));
+        let waits: Vec<_> = [true, true, true, false, true]
+            .into_iter()
+            .map(|left| {
+                watch.done(left);
+                watch.wait.as_secs()
+            })
+            .collect();
+        assert_eq!(waits, [10, 18, 18, 5, 10]);
+        watch.news = true;
+        watch.begun();
+        assert_eq!(watch.wait, AGAIN);
+    }
+
+    #[test]
+    fn where_nothing_is_repaired_nothing_waits() {
         let never = Repair::new(Duration::ZERO);
-        never.damaged(object(1));
-        never.settle(object(2), Why::Few, Mended::Failed);
-        never.again();
-        assert!(never.idle());
+        never.damaged(ObjectId { node: 1, serial: 1 });
+        assert!(never.damaged.lock().is_empty());
     }
 
     #[test]

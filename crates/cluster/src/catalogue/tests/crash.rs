@@ -48,7 +48,9 @@ fn applies_until_it_is_killed() {
             .zip(from..)
             .map(|(bytes, index)| Input { index, term: 1, what: What::Command(bytes) })
             .collect();
-        run(&catalogue, &inputs).expect("applied");
+        // As the node does: rows wait until there are some, and a kill finds them waiting.
+        let (_, went_on) = catalogue.apply(&inputs);
+        went_on.and_then(|()| catalogue.write(50)).expect("applied");
         if from % 5 == 0 {
             let durable = catalogue.sync().expect("synced");
             writeln!(out, "\ndurable {durable}").and_then(|()| out.flush()).expect("a pipe");

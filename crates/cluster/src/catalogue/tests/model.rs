@@ -1,5 +1,5 @@
 //! Random logs against a model that is too simple to be wrong, on every way that a state can come about.
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use proptest::prelude::*;
 
@@ -11,6 +11,7 @@ struct Simple {
     tags: Vec<String>,
     expires_ms: u64,
     holders: Vec<u64>,
+    missing: usize,
     index: u64,
 }
 
@@ -80,9 +81,10 @@ impl Model {
                 if !met {
                     return Outcome::Failed;
                 }
-                let Put { tags, expires_ms, .. } = put.clone();
-                self.entries
-                    .insert(put.key.clone(), Simple { object, tags, expires_ms, holders, index });
+                let Put { tags, expires_ms, copies, .. } = put.clone();
+                let missing = usize::from(copies).saturating_sub(holders.len());
+                let entry = Simple { object, tags, expires_ms, holders, missing, index };
+                self.entries.insert(put.key.clone(), entry);
                 Outcome::Put { replaced }
             }
             Op::Remove(remove) => {
@@ -107,6 +109,7 @@ impl Model {
                     let named = |ids: &[ObjectId]| ids.iter().any(|id| id.serial == entry.object);
                     if named(gained) && !entry.holders.contains(node) {
                         entry.holders.push(*node);
+                        entry.missing = entry.missing.saturating_sub(1);
                         entry.holders.sort_unstable();
                     }
                     if named(lost) {
@@ -158,12 +161,13 @@ fn op() -> impl Strategy<Value = Op> {
         0..60_u64,
         tags(),
         condition(),
-        prop::collection::vec(1..5_u64, 0..4),
+        (prop::collection::vec(1..5_u64, 0..4), 0..5_u8),
         expiry,
         clock(),
     );
-    let puts = puts.prop_map(|(key, serial, tags, condition, holders, expires_ms, now_ms)| {
-        Op::Put(Put { tags, expires_ms, now_ms, condition, holders, ..put(&key, serial) })
+    let puts = puts.prop_map(|(key, serial, tags, condition, held, expires_ms, now_ms)| {
+        let (holders, copies) = held;
+        Op::Put(Put { tags, expires_ms, now_ms, condition, holders, copies, ..put(&key, serial) })
     });
     let purges = prop_oneof![
         key().prop_map(|value| (Scope::Key, value)),
@@ -201,6 +205,7 @@ fn check(catalogue: &Catalogue, model: &Model) -> Result<(), TestCaseError> {
                 tags: entry.tags.iter().map(ToString::to_string).collect(),
                 expires_ms: entry.expires_ms,
                 holders: entry.holders.to_vec(),
+                missing: entry.missing.into(),
                 index: entry.index,
             };
             (entry.key.to_string(), simple)
@@ -215,6 +220,10 @@ fn check(catalogue: &Catalogue, model: &Model) -> Result<(), TestCaseError> {
     let listed: Vec<_> =
         listed.iter().filter_map(|id| catalogue.by_object(*id)).map(|e| e.expires_ms).collect();
     prop_assert_eq!(listed, over);
+    let few = found.values().filter(|entry| entry.missing > 0).map(|entry| entry.object);
+    let few: BTreeSet<u64> = few.collect();
+    let listed = catalogue.missing(None, usize::MAX);
+    prop_assert!(listed.iter().map(|entry| entry.object.serial).eq(few));
     Ok(())
 }
 
