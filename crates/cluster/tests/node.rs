@@ -208,6 +208,35 @@ async fn what_has_no_room_here_passes_through() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_reader_does_not_wait_for_the_first_ones_bytes_to_be_stored() {
+    let nodes = three().await;
+    let len = 9_000_000;
+    put(&nodes[0], "film", len).await.expect("stored");
+    let entry = entry(&nodes[0], "film").await;
+    let other = [1, 2].into_iter().find(|at| nodes[*at].store.get(entry.object).is_none());
+    let other = &nodes[other.expect("two of three hold it")];
+    self::entry(other, "film").await;
+    other.store.fail(Fault::Held);
+    let arriving = async || match other.cluster.fetch(&entry).await {
+        Ok(Fetched::Arriving(arriving)) => arriving,
+        other => panic!("{other:?}"),
+    };
+    let mut first = arriving().await;
+    // It stands still: the second has all, and a third has begun.
+    assert!(all_of(&mut arriving().await).await.expect("bytes") == vec![7; len]);
+    let mut third = arriving().await;
+    let begun = third.next().await.expect("some").expect("bytes");
+    assert_eq!(other.store.len(), 0);
+    // Once it is stored, the rest is read where it is.
+    other.store.fail(Fault::None);
+    assert!(first.stored().await);
+    let rest = all_of(&mut third).await.expect("bytes");
+    assert!(begun.len() + rest.len() < len, "{}", rest.len());
+    assert!(third.stored().await);
+    assert!(other.store.get(entry.object).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_of_a_put_under_way_are_nobody_elses_to_remove() {
     let mut nodes = three().await;
     let under_way = nodes[1].cluster.new_object();

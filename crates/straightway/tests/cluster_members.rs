@@ -187,6 +187,7 @@ fn a_node_whose_disk_is_lost_comes_back_as_a_new_member() {
     nodes.wait_for("the new disk has everything", |nodes| {
         acknowledged.iter().all(|one| nodes.holds(new, &one.path))
     });
+    nodes.wait_for("nothing is short of copies", |nodes| nodes.stat(0, "objects_short") == 0);
     // It counts: with it, one of the two others can be done without.
     nodes.kill(1);
     insist("a put", || nodes.client(0).put("/without", b"the other"));

@@ -84,6 +84,11 @@ impl Index {
         objects.filter_map(|object| self.by_object(*object))
     }
 
+    /// Number of entries of which copies are missing.
+    pub(super) fn short(&self) -> usize {
+        self.missing.len()
+    }
+
     /// The text, once for all who have it, as far as there is room to remember it.
     pub(super) fn share(&mut self, text: &str) -> Arc<str> {
         if let Some(known) = self.texts.get(text) {

@@ -53,6 +53,11 @@ impl Catalogue {
         self.shared.state.read().index.missing(after).take(limit).cloned().collect()
     }
 
+    /// Number of entries of which copies are missing.
+    pub fn short(&self) -> usize {
+        self.shared.state.read().index.short()
+    }
+
     /// At most `limit` objects whose lifetime has ended, for [`Expire`](super::Expire).
     pub fn expired(&self, now_ms: u64, limit: usize) -> Vec<ObjectId> {
         self.shared.state.read().index.expired(now_ms).take(limit).collect()

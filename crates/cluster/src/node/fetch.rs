@@ -1,5 +1,8 @@
 //! Bytes that another member has: brought here once, however many ask, and served while they arrive.
 //!
+//! The first who asks reads what arrives. Whoever asks meanwhile waits a little for it to be stored here, and then has a passage of
+//! its own until it is.
+//!
 //! What is brought here goes as fast as the two stores can. A reader that does not keep up is let go, and goes on from this
 //! node's store when all is there, or by a passage of its own: it holds up neither the transfer nor whoever waits for its turn.
 //! What is only passed through to a client has turns of its own, for a part of it at a time; a client that falls behind gives its
@@ -28,6 +31,8 @@ const CHUNKS: usize = 16;
 const MAX_FETCHES: usize = 256;
 /// Readers at a time whose bytes only pass through.
 const MAX_PASSING: usize = 256;
+/// How long a second reader waits for what is being brought here, before it is served past it.
+const SECOND: Duration = Duration::from_secs(2);
 /// A reader that takes nothing for so long is let go. It may come again.
 const STALLED: Duration = Duration::from_secs(5);
 /// A reader that takes nothing for so long gives its turn at a member back.
@@ -50,7 +55,7 @@ pub enum Fetched {
 #[derive(Debug)]
 pub struct Arriving {
     chunks: mpsc::Receiver<Result<Bytes, ClusterError>>,
-    /// `None`: they only pass through.
+    /// `None`: they only pass through, and are not being stored either.
     ended: Option<watch::Receiver<Option<Ended>>>,
 }
 
@@ -111,16 +116,33 @@ impl Cluster {
     pub async fn fetch(&self, entry: &Arc<Entry>) -> Result<Fetched, ClusterError> {
         match self.0.begin_fetch(entry)? {
             Begun::Mine(arriving) => Ok(Fetched::Arriving(arriving)),
-            Begun::Others(mut ended) => match Ended::of(&mut ended).await {
-                Ended::Stored => Ok(Fetched::Here),
-                Ended::NoRoom => self.fetch_range(entry, 0..entry.len).map(Fetched::Arriving),
-                Ended::Failed => Err(ClusterError::Refused {
-                    reason: format!(
-                        "the bytes of {:?} could not be had from any member",
-                        entry.key
-                    ),
-                }),
-            },
+            Begun::Others(ended) => self.follow(entry, ended).await,
+        }
+    }
+
+    /// Brings an object here that nobody reads meanwhile; `false`: it cannot be kept here, or had.
+    pub async fn bring(&self, entry: &Arc<Entry>) -> Result<bool, ClusterError> {
+        self.0.bring(entry).await
+    }
+
+    /// Somebody else has asked for it before.
+    async fn follow(
+        &self,
+        entry: &Arc<Entry>,
+        mut ended: watch::Receiver<Option<Ended>>,
+    ) -> Result<Fetched, ClusterError> {
+        let how = if let Ok(how) = timeout(SECOND, Ended::of(&mut ended)).await {
+            how
+        } else if let Ok(passing) = self.0.pass(entry, 0..entry.len, Some(ended.clone())) {
+            return Ok(Fetched::Arriving(passing));
+        } else {
+            // So many pass that this one waits.
+            Ended::of(&mut ended).await
+        };
+        match how {
+            Ended::Stored => Ok(Fetched::Here),
+            Ended::NoRoom => self.fetch_range(entry, 0..entry.len).map(Fetched::Arriving),
+            Ended::Failed => Err(not_had(entry)),
         }
     }
 
@@ -130,12 +152,7 @@ impl Cluster {
         entry: &Arc<Entry>,
         range: Range<u64>,
     ) -> Result<Arriving, ClusterError> {
-        let turn = self.0.fetches.passing.clone().try_acquire_owned();
-        let turn = turn.map_err(|_| ClusterError::Busy { what: "the queue of readers" })?;
-        let (sender, chunks) = mpsc::channel(CHUNKS);
-        let passage = Passage { shared: self.0.clone(), entry: entry.clone(), range, sender };
-        self.0.runtime.spawn(passage.run(turn));
-        Ok(Arriving { chunks, ended: None })
+        self.0.pass(entry, range, None)
     }
 }
 
@@ -166,12 +183,32 @@ impl Shared {
         Ok(Begun::Mine(Arriving { chunks, ended: Some(watch) }))
     }
 
-    /// Brings an object here that nobody reads; answers when it is here, or is not going to be.
-    pub(super) async fn fetch_unread(self: &Arc<Self>, entry: &Arc<Entry>) -> bool {
-        match self.begin_fetch(entry) {
-            Ok(Begun::Mine(mut arriving)) => arriving.stored().await,
-            Ok(Begun::Others(mut ended)) => Ended::of(&mut ended).await == Ended::Stored,
-            Err(_) => false,
+    /// Passes a part of an object on, until it is `stored` here if that is under way.
+    fn pass(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        range: Range<u64>,
+        stored: Option<watch::Receiver<Option<Ended>>>,
+    ) -> Result<Arriving, ClusterError> {
+        let turn = self.fetches.passing.clone().try_acquire_owned();
+        let turn = turn.map_err(|_| ClusterError::Busy { what: "the queue of readers" })?;
+        let (sender, chunks) = mpsc::channel(CHUNKS);
+        let (shared, entry) = (self.clone(), entry.clone());
+        let passage = Passage { shared, entry, range, sender, stored: stored.clone() };
+        self.runtime.spawn(passage.run(turn));
+        Ok(Arriving { chunks, ended: stored })
+    }
+
+    /// As [`Cluster::bring`].
+    pub(super) async fn bring(self: &Arc<Self>, entry: &Arc<Entry>) -> Result<bool, ClusterError> {
+        let how = match self.begin_fetch(entry)? {
+            Begun::Mine(mut arriving) => return Ok(arriving.stored().await),
+            Begun::Others(mut ended) => Ended::of(&mut ended).await,
+        };
+        match how {
+            Ended::Stored => Ok(true),
+            Ended::NoRoom => Ok(false),
+            Ended::Failed => Err(not_had(entry)),
         }
     }
 }
@@ -338,6 +375,8 @@ struct Passage {
     entry: Arc<Entry>,
     range: Range<u64>,
     sender: mpsc::Sender<Result<Bytes, ClusterError>>,
+    /// How the fetch ends that it goes past: once the object is here, the rest is read here.
+    stored: Option<watch::Receiver<Option<Ended>>>,
 }
 
 impl Passage {
@@ -350,6 +389,9 @@ impl Passage {
             match timeout(STALLED, self.sender.reserve_many(ROOM)).await {
                 Ok(Ok(room)) => drop(room),
                 _ => return,
+            }
+            if self.stored.as_ref().is_some_and(|ended| *ended.borrow() == Some(Ended::Stored)) {
+                return;
             }
             let Some(from) = peer else {
                 let _ = timeout(STALLED, self.sender.send(Err(failure))).await;
@@ -386,6 +428,11 @@ fn same(peer: RaftId, found: &ObjectInfo, entry: &Entry) -> Result<(), ClusterEr
     }
     let reason = format!("member {peer} has other bytes under this object's number");
     Err(ClusterError::Refused { reason })
+}
+
+fn not_had(entry: &Entry) -> ClusterError {
+    let reason = format!("the bytes of {:?} could not be had from any member", entry.key);
+    ClusterError::Refused { reason }
 }
 
 fn nobody() -> ClusterError {

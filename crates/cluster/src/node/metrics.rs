@@ -27,6 +27,8 @@ pub struct Metrics {
     pub durable_index: u64,
     /// Objects in the catalogue.
     pub objects: u64,
+    /// Of them, how many have fewer copies than they should.
+    pub objects_short: u64,
     /// Members.
     pub members: u64,
     /// Those that vote.
@@ -106,6 +108,7 @@ impl Cluster {
             applied_index: applied,
             durable_index: shared.catalogue.durable(),
             objects: shared.catalogue.len() as u64,
+            objects_short: shared.catalogue.short() as u64,
             members: members.len() as u64,
             voters: detail.conf_state.voters.len() as u64,
             lease_held: shared.gate.may_serve(now).is_ok(),

@@ -219,10 +219,7 @@ impl Watch {
     fn due(&mut self, shared: &Shared) -> bool {
         let again = self.news || self.tried.elapsed() >= self.wait;
         self.full |= again && self.again;
-        let some = || {
-            !shared.catalogue.missing(None, 1).is_empty()
-                || !shared.repair.damaged.lock().is_empty()
-        };
+        let some = || shared.catalogue.short() > 0 || !shared.repair.damaged.lock().is_empty();
         !self.answering.is_empty() && (self.full || again && some())
     }
 
@@ -318,7 +315,7 @@ impl Shared {
                 } else {
                     missing -= 1;
                 }
-                let fetched = self.fetch_unread(&entry).await;
+                let fetched = self.bring(&entry).await.unwrap_or(false);
                 self.count(fetched);
                 pace(entry.len).await;
                 if !fetched {

@@ -100,10 +100,7 @@ pub(crate) async fn part(
 
 /// Brings an object here; `false`: it cannot be kept here.
 pub(crate) async fn bring(cluster: &Cluster, entry: &Arc<Entry>) -> Result<bool, Problem> {
-    match cluster.fetch(entry).await.map_err(|error| not_served(&error))? {
-        Fetched::Here => Ok(true),
-        Fetched::Arriving(mut arriving) => Ok(arriving.stored().await),
-    }
+    cluster.bring(entry).await.map_err(|error| not_served(&error))
 }
 
 /// Where the rest of a body is.
