@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
-use crate::admin::AdminServer;
+use crate::admin::{AdminServer, Starting};
 use crate::auth::Token;
 use crate::config::settings::{ClusterSettings, NodeSettings};
 use crate::feed::{Feed, FeedError};
@@ -127,7 +127,7 @@ impl Node {
         // Ports first: opening a cache may take seconds, and may format a file.
         let listeners =
             settings.listen.iter().map(|address| bind(*address)).collect::<Result<Vec<_>, _>>()?;
-        let admin_listener = bind(settings.admin)?;
+        let starting = Starting::begin(bind(settings.admin)?);
         let failed = |error: FeedError| NodeError::Feed(Box::new(error));
         let name = settings.node_name.clone().unwrap_or_else(host_name);
         let feed = Feed::start(name, settings.feed, settings.optimizer).map_err(failed)?;
@@ -173,6 +173,10 @@ impl Node {
             default_ttl: settings.ttl,
             origins: settings.origins.clone(),
         };
+        let admin_listener = starting
+            .end()
+            .await
+            .map_err(|source| NodeError::System { what: "the admin listener", source })?;
         let state = Arc::new(NodeState::new(parts, limits, settings.verify_ahead, workers));
         let ready = Ready {
             data: data_addresses,

@@ -38,7 +38,7 @@ straightway admin listener
 /                     the dashboard
 /metrics              statistics for Prometheus
 /health/live          200 while the process runs
-/health/ready         200 while the node takes requests; 503 while it drains, or has no serve lease in its cluster
+/health/ready         200 while the node takes requests; 503 while it starts or drains, or has no serve lease in its cluster
 /api/stats            statistics as JSON, or some of them in rkyv (Accept: application/rkyv)
 /api/regions          what the cache's regions hold
 /api/objects          stored objects as JSON: ?prefix=, ?limit=, ?cursor=
@@ -85,7 +85,7 @@ async fn route(
         "/api" => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", INDEX.into())),
         "/api/regions" => json(&regions::current(node)),
         "/metrics" => render_metrics(node).await,
-        "/health/live" => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "live\n".into())),
+        "/health/live" => Ok(live()),
         "/health/ready" if node.is_draining() => Err(Problem::busy("the node is draining")),
         "/health/ready" if node.cluster().is_some_and(|cluster| !cluster.may_serve()) => Err(
             Problem::busy("the node holds no serve lease: it must ask a majority for each request"),
@@ -105,6 +105,11 @@ async fn route(
             )),
         },
     }
+}
+
+/// That the process lives.
+pub(super) fn live() -> Response<Answer> {
+    text(StatusCode::OK, "text/plain; charset=utf-8", "live\n".into())
 }
 
 async fn render_metrics(node: &NodeState) -> Result<Response<Answer>, Problem> {

@@ -11,6 +11,7 @@ mod origin;
 pub(crate) mod purge;
 mod regions;
 mod settings;
+mod starting;
 pub mod table;
 mod ticker;
 
@@ -26,6 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
+pub(crate) use self::starting::Starting;
 use crate::state::NodeState;
 
 /// Admin connections held at a time.
