@@ -30,14 +30,18 @@ pub struct Entry {
     pub last_modified_ms: u64,
     /// The members that hold the bytes, in the order of their numbers; at least one.
     pub holders: Arc<[RaftId]>,
-    /// Copies that there should be and are not: they have not been made yet, or went with a member that was removed. What its
-    /// holder had no room for any more is not among them.
-    pub missing: u8,
+    /// How many holders there should be. One less for each that had no room for it any more: no copy is made because of that.
+    pub copies: u8,
     /// The index of the command that put it there.
     pub index: u64,
 }
 
 impl Entry {
+    /// Copies that there should be and are not: they have not been made yet, went with a member that was removed, or are damaged.
+    pub fn missing(&self) -> usize {
+        usize::from(self.copies).saturating_sub(self.holders.len())
+    }
+
     /// Whether it may be served at that time.
     pub fn live(&self, now_ms: u64) -> bool {
         self.expires_ms == 0 || self.expires_ms > now_ms
@@ -72,7 +76,7 @@ pub(super) struct EntryRecord<'a> {
     expires_ms: u64,
     last_modified_ms: u64,
     holders: Vec<RaftId>,
-    missing: u8,
+    copies: u8,
     index: u64,
 }
 
@@ -88,7 +92,7 @@ impl<'a> From<&'a Entry> for EntryRecord<'a> {
             expires_ms: entry.expires_ms,
             last_modified_ms: entry.last_modified_ms,
             holders: entry.holders.to_vec(),
-            missing: entry.missing,
+            copies: entry.copies,
             index: entry.index,
         }
     }
@@ -108,7 +112,7 @@ impl ArchivedEntryRecord<'_> {
             expires_ms: self.expires_ms.to_native(),
             last_modified_ms: self.last_modified_ms.to_native(),
             holders: self.holders.iter().map(|holder| holder.to_native()).collect(),
-            missing: self.missing,
+            copies: self.copies,
             index: self.index.to_native(),
         }
     }

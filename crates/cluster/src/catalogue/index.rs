@@ -1,6 +1,6 @@
 //! The entries, and the ways to find them.
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use super::entry::Entry;
@@ -19,8 +19,8 @@ pub(super) struct Index {
     /// Never iterated over: its order is nobody's.
     by_object: HashMap<ObjectId, Arc<str>>,
     by_expiry: BTreeSet<(u64, ObjectId)>,
-    /// Those of which copies are missing.
-    missing: BTreeSet<ObjectId>,
+    /// Those of which copies are missing, by the index of the command that put them.
+    short: BTreeMap<u64, ObjectId>,
     bytes: u64,
     texts: BTreeSet<Arc<str>>,
 }
@@ -77,16 +77,17 @@ impl Index {
             .map(|(_, object)| *object)
     }
 
-    /// Entries of which copies are missing, in the order of their objects, from the one after `after`.
-    pub(super) fn missing(&self, after: Option<ObjectId>) -> impl Iterator<Item = &Arc<Entry>> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let objects = self.missing.range((from, Bound::Unbounded));
-        objects.filter_map(|object| self.by_object(*object))
+    /// Entries of which copies are missing and that were put within `indexes`, in their order.
+    pub(super) fn short(
+        &self,
+        indexes: impl RangeBounds<u64>,
+    ) -> impl Iterator<Item = &Arc<Entry>> {
+        self.short.range(indexes).filter_map(|(_, object)| self.by_object(*object))
     }
 
     /// Number of entries of which copies are missing.
-    pub(super) fn short(&self) -> usize {
-        self.missing.len()
+    pub(super) fn short_len(&self) -> usize {
+        self.short.len()
     }
 
     /// The text, once for all who have it, as far as there is room to remember it.
@@ -111,8 +112,8 @@ impl Index {
         if entry.expires_ms != 0 {
             self.by_expiry.insert((entry.expires_ms, entry.object));
         }
-        if entry.missing > 0 {
-            self.missing.insert(entry.object);
+        if entry.missing() > 0 {
+            self.short.insert(entry.index, entry.object);
         }
         self.bytes = self.bytes.wrapping_add(entry.len);
         self.by_name.insert(Arc::clone(key), Arc::clone(&entry));
@@ -135,25 +136,23 @@ impl Index {
         if entry.expires_ms != 0 {
             self.by_expiry.remove(&(entry.expires_ms, entry.object));
         }
-        if entry.missing > 0 {
-            self.missing.remove(&entry.object);
-        }
+        self.short.remove(&entry.index);
         self.bytes = self.bytes.wrapping_sub(entry.len);
         Some(entry)
     }
 
-    /// Gives an entry other holders, of which so many are missing.
+    /// Gives an entry other holders, and another number that there should be.
     pub(super) fn hold(
         &mut self,
         entry: &Arc<Entry>,
         holders: Arc<[RaftId]>,
-        missing: u8,
+        copies: u8,
     ) -> Arc<Entry> {
-        let after = Arc::new(Entry { holders, missing, ..Entry::clone(entry) });
-        match (entry.missing, missing) {
-            (0, 1..) => drop(self.missing.insert(entry.object)),
-            (1.., 0) => drop(self.missing.remove(&entry.object)),
-            _ => {}
+        let after = Arc::new(Entry { holders, copies, ..Entry::clone(entry) });
+        if after.missing() > 0 {
+            self.short.insert(after.index, after.object);
+        } else {
+            self.short.remove(&after.index);
         }
         self.by_key.insert(Arc::clone(&after.key), Arc::clone(&after));
         self.by_name.insert(Arc::clone(&after.key), Arc::clone(&after));

@@ -47,7 +47,8 @@ pub(super) fn check(command: &ArchivedCommand) -> Result<(), ClusterError> {
         ArchivedOp::Purge(purge) => check_purge(purge),
         ArchivedOp::Holders(holders) => {
             at_most("objects gained", holders.gained.len(), IDS)?;
-            at_most("objects lost", holders.lost.len(), IDS)
+            at_most("objects lost", holders.lost.len(), IDS)?;
+            at_most("damaged objects", holders.damaged.len(), IDS)
         }
         ArchivedOp::Expire(expire) => at_most("expired objects", expire.objects.len(), IDS),
         ArchivedOp::Join(join) => member(&join.name, &join.addresses, &join.mesh, &join.http),

@@ -192,9 +192,9 @@ pub struct Put {
     pub condition: Condition,
     /// The members that hold the bytes.
     pub holders: Vec<RaftId>,
-    /// How many there are to be. What is missing is remembered until it has been made ([`Entry::missing`]).
+    /// How many there are to be ([`Entry::copies`]).
     ///
-    /// [`Entry::missing`]: super::Entry::missing
+    /// [`Entry::copies`]: super::Entry::copies
     pub copies: u8,
 }
 
@@ -230,9 +230,12 @@ pub struct Holders {
     /// Objects that it holds now.
     #[rkyv(with = Map<ObjectIdDef>)]
     pub gained: Vec<ObjectId>,
-    /// Objects that it does not hold any more; an object that nobody holds leaves the catalogue.
+    /// Objects that it had no room for any more; an object that nobody holds leaves the catalogue.
     #[rkyv(with = Map<ObjectIdDef>)]
     pub lost: Vec<ObjectId>,
+    /// Objects whose bytes are damaged there: as those that it had no room for, but there should be another copy.
+    #[rkyv(with = Map<ObjectIdDef>)]
+    pub damaged: Vec<ObjectId>,
 }
 
 /// Removes those of the objects whose lifetime has ended.
@@ -335,7 +338,12 @@ pub(super) fn examples() -> [Op; 10] {
         }),
         Op::Remove(Remove { key: text("a key"), condition: Condition::Version(14), now_ms: 15 }),
         Op::Purge(Purge { scope: Scope::Tag, value: text("a tag") }),
-        Op::Holders(Holders { node: 16, gained: vec![object(17)], lost: vec![object(18)] }),
+        Op::Holders(Holders {
+            node: 16,
+            gained: vec![object(17)],
+            lost: vec![object(18)],
+            damaged: vec![object(19)],
+        }),
         Op::Expire(Expire { now_ms: 19, objects: vec![object(20)] }),
         Op::TicketIssued(TicketIssued {
             hash: [21; 32],

@@ -1,4 +1,5 @@
 //! Reading the catalogue: from memory, on any thread.
+use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -47,15 +48,15 @@ impl Catalogue {
         self.shared.state.read().index.range(prefix, after).take(limit).cloned().collect()
     }
 
-    /// At most `limit` entries of which copies are missing ([`Entry::missing`]), in the order of their objects, from the one
-    /// after `after`.
-    pub fn missing(&self, after: Option<ObjectId>, limit: usize) -> Vec<Arc<Entry>> {
-        self.shared.state.read().index.missing(after).take(limit).cloned().collect()
+    /// At most `limit` entries of which copies are missing ([`Entry::missing`]) and that were put within `indexes` of the log,
+    /// in their order.
+    pub fn short(&self, indexes: impl RangeBounds<u64>, limit: usize) -> Vec<Arc<Entry>> {
+        self.shared.state.read().index.short(indexes).take(limit).cloned().collect()
     }
 
     /// Number of entries of which copies are missing.
-    pub fn short(&self) -> usize {
-        self.shared.state.read().index.short()
+    pub fn short_len(&self) -> usize {
+        self.shared.state.read().index.short_len()
     }
 
     /// At most `limit` objects whose lifetime has ended, for [`Expire`](super::Expire).

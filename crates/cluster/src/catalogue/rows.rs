@@ -91,7 +91,7 @@ pub(super) fn format() -> [u8; 10] {
         expires_ms: put.expires_ms,
         last_modified_ms: put.last_modified_ms,
         holders: put.holders.into(),
-        missing: 31,
+        copies: put.copies,
         index: 30,
     };
     append(&EntryRecord::from(&entry), &mut bytes);

@@ -191,7 +191,6 @@ impl State {
         if !met {
             return Outcome::Failed;
         }
-        let missing = usize::from(put.copies).saturating_sub(holders.len());
         let before = self.index.unlink(&put.key);
         let entry = Arc::new(Entry {
             key: before
@@ -206,7 +205,7 @@ impl State {
             expires_ms: put.expires_ms.to_native(),
             last_modified_ms: put.last_modified_ms.to_native(),
             holders: holders.into(),
-            missing: u8::try_from(missing).unwrap_or(u8::MAX),
+            copies: put.copies,
             index,
         });
         self.index.link(Arc::clone(&entry));
@@ -291,7 +290,7 @@ impl State {
                     effects.rest = Some(Rest::Holder(node, last));
                 }
                 for entry in some {
-                    self.release(&entry, node, 1, effects);
+                    self.release(&entry, node, false, effects);
                 }
             }
         }
@@ -311,27 +310,39 @@ impl State {
             if let Err(place) = entry.holders.binary_search(&node) {
                 let mut holders = entry.holders.to_vec();
                 holders.insert(place, node);
-                let missing = entry.missing.saturating_sub(1);
-                effects.changes.stored(&self.index.hold(&entry, holders.into(), missing));
+                effects.changes.stored(&self.index.hold(&entry, holders.into(), entry.copies));
             }
         }
         for object in change.lost.iter().map(ArchivedObjectId::get) {
             if let Some(entry) = self.index.by_object(object).cloned() {
-                self.release(&entry, node, 0, effects);
+                self.release(&entry, node, true, effects);
+            }
+        }
+        for object in change.damaged.iter().map(ArchivedObjectId::get) {
+            if let Some(entry) = self.index.by_object(object).cloned() {
+                self.release(&entry, node, false, effects);
             }
         }
         Outcome::Done
     }
 
-    /// One holder less, and so many copies `more` that are missing; without any holder, the entry goes.
-    fn release(&mut self, entry: &Arc<Entry>, node: RaftId, more: u8, effects: &mut Effects<'_>) {
+    /// One holder less: it had no room for it any more, or there should be another one for it. Without any, the entry goes.
+    fn release(
+        &mut self,
+        entry: &Arc<Entry>,
+        node: RaftId,
+        no_room: bool,
+        effects: &mut Effects<'_>,
+    ) {
         if entry.holders.binary_search(&node).is_err() {
             return;
         }
         let left: Vec<RaftId> = entry.holders.iter().copied().filter(|id| *id != node).collect();
         if !left.is_empty() {
-            let missing = entry.missing.saturating_add(more);
-            effects.changes.stored(&self.index.hold(entry, left.into(), missing));
+            // As many are missing as before, unless there were more than there should be.
+            let fewer = no_room && entry.holders.len() <= usize::from(entry.copies);
+            let copies = entry.copies - u8::from(fewer);
+            effects.changes.stored(&self.index.hold(entry, left.into(), copies));
         } else if let Some(entry) = self.take(&entry.key, effects) {
             effects.events.push(Event::Evicted(entry));
         }

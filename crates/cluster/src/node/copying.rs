@@ -14,10 +14,13 @@ use crate::ids::{ObjectId, RaftId};
 use crate::store::{ObjectInfo, StoreError};
 
 /// How long other members may take to store a copy after the put is answered.
-const LATE_COPIES: Duration = Duration::from_mins(1);
+pub(super) const LATE_COPIES: Duration = Duration::from_mins(1);
 /// A member that takes longer than this, and than so many bytes a second, is helped out by another one.
 const HEDGE: Duration = Duration::from_secs(1);
 const SLOW_RATE: u64 = 16 << 20;
+/// Holders that an entry can name.
+const MOST: u8 = 64;
+const _: () = assert!(MOST as usize == limits::HOLDERS);
 
 /// Copies of an object that this node holds, to other members. Dropped, those that are under way are given up.
 pub(super) struct Copying {
@@ -79,20 +82,33 @@ impl Copying {
         &self.holders
     }
 
-    /// There are other members than when it began, and more of them are `needed`.
-    pub(super) async fn reach_more(&mut self, needed: usize) -> Result<(), ClusterError> {
+    /// There are other members than when it began: the `holders` are these, and more of them are `needed`. Answers with those
+    /// that have come to them.
+    pub(super) async fn reach_more(
+        &mut self,
+        holders: &[RaftId],
+        needed: usize,
+    ) -> Result<Vec<RaftId>, ClusterError> {
+        // Some may hold it and not be known to.
+        let mut known = holders.to_vec();
+        self.holders
+            .retain(|id| !known.contains(id) && self.shared.catalogue.member(*id).is_some());
+        known.append(&mut self.holders);
+        self.holders = known;
+        self.failures = Failures::default();
         let mut others = self.shared.by_distance();
         others.retain(|id| !self.holders.contains(id) && !self.asked.contains(id));
         self.others = others.into();
         while self.holders.len() + self.under_way.len() < needed && !self.others.is_empty() {
             self.begin_one();
         }
-        self.reach(needed).await
+        self.reach(needed).await?;
+        Ok(self.holders.split_off(holders.len()))
     }
 
-    /// How many holders there should be.
+    /// How many holders there should be, as far as an entry says it.
     pub(super) fn due(&self) -> u8 {
-        u8::try_from(self.due.min(limits::HOLDERS)).unwrap_or(u8::MAX)
+        u8::try_from(self.due).map_or(MOST, |due| due.min(MOST))
     }
 
     /// Waits until there are `needed` holders.

@@ -31,6 +31,8 @@ const CHUNKS: usize = 16;
 const MAX_FETCHES: usize = 256;
 /// Readers at a time whose bytes only pass through.
 const MAX_PASSING: usize = 256;
+/// Beside them, readers that go past what is being brought here.
+const MAX_SECOND: usize = 64;
 /// How long a second reader waits for what is being brought here, before it is served past it.
 const SECOND: Duration = Duration::from_secs(2);
 /// A reader that takes nothing for so long is let go. It may come again.
@@ -61,7 +63,7 @@ pub struct Arriving {
 
 impl Arriving {
     /// The next bytes, or why there are none. `None`: no more come this way. Before all have come, that says that the reader was
-    /// too slow, or that there is no room for them here: see [`Arriving::stored`].
+    /// too slow, that there is no room for them here, or that all of them are here by now: see [`Arriving::stored`].
     pub async fn next(&mut self) -> Option<Result<Bytes, ClusterError>> {
         self.chunks.recv().await
     }
@@ -103,11 +105,16 @@ impl Ended {
 pub(super) struct Fetches {
     here: Mutex<HashMap<ObjectId, watch::Receiver<Option<Ended>>>>,
     passing: Arc<Semaphore>,
+    second: Arc<Semaphore>,
 }
 
 impl Default for Fetches {
     fn default() -> Self {
-        Self { here: Mutex::default(), passing: Arc::new(Semaphore::new(MAX_PASSING)) }
+        Self {
+            here: Mutex::default(),
+            passing: Arc::new(Semaphore::new(MAX_PASSING)),
+            second: Arc::new(Semaphore::new(MAX_SECOND)),
+        }
     }
 }
 
@@ -120,7 +127,10 @@ impl Cluster {
         }
     }
 
-    /// Brings an object here that nobody reads meanwhile; `false`: it cannot be kept here, or had.
+    /// Brings an object here that nobody reads meanwhile; `false`: it cannot be kept here.
+    ///
+    /// # Errors
+    /// [`ClusterError::Refused`]: it cannot be had; [`ClusterError::Busy`].
     pub async fn bring(&self, entry: &Arc<Entry>) -> Result<bool, ClusterError> {
         self.0.bring(entry).await
     }
@@ -133,7 +143,8 @@ impl Cluster {
     ) -> Result<Fetched, ClusterError> {
         let how = if let Ok(how) = timeout(SECOND, Ended::of(&mut ended)).await {
             how
-        } else if let Ok(passing) = self.0.pass(entry, 0..entry.len, Some(ended.clone())) {
+        } else if let Ok(turn) = self.0.fetches.second.clone().try_acquire_owned() {
+            let passing = self.0.pass(entry, 0..entry.len, turn, Some(ended));
             return Ok(Fetched::Arriving(passing));
         } else {
             // So many pass that this one waits.
@@ -152,7 +163,9 @@ impl Cluster {
         entry: &Arc<Entry>,
         range: Range<u64>,
     ) -> Result<Arriving, ClusterError> {
-        self.0.pass(entry, range, None)
+        let turn = self.0.fetches.passing.clone().try_acquire_owned();
+        let turn = turn.map_err(|_| ClusterError::Busy { what: "the queue of readers" })?;
+        Ok(self.0.pass(entry, range, turn, None))
     }
 }
 
@@ -188,24 +201,24 @@ impl Shared {
         self: &Arc<Self>,
         entry: &Arc<Entry>,
         range: Range<u64>,
+        turn: OwnedSemaphorePermit,
         stored: Option<watch::Receiver<Option<Ended>>>,
-    ) -> Result<Arriving, ClusterError> {
-        let turn = self.fetches.passing.clone().try_acquire_owned();
-        let turn = turn.map_err(|_| ClusterError::Busy { what: "the queue of readers" })?;
+    ) -> Arriving {
         let (sender, chunks) = mpsc::channel(CHUNKS);
         let (shared, entry) = (self.clone(), entry.clone());
         let passage = Passage { shared, entry, range, sender, stored: stored.clone() };
         self.runtime.spawn(passage.run(turn));
-        Ok(Arriving { chunks, ended: stored })
+        Arriving { chunks, ended: stored }
     }
 
     /// As [`Cluster::bring`].
-    pub(super) async fn bring(self: &Arc<Self>, entry: &Arc<Entry>) -> Result<bool, ClusterError> {
-        let how = match self.begin_fetch(entry)? {
-            Begun::Mine(mut arriving) => return Ok(arriving.stored().await),
-            Begun::Others(mut ended) => Ended::of(&mut ended).await,
+    async fn bring(self: &Arc<Self>, entry: &Arc<Entry>) -> Result<bool, ClusterError> {
+        let ended = match self.begin_fetch(entry)? {
+            Begun::Mine(arriving) => arriving.ended,
+            Begun::Others(ended) => Some(ended),
         };
-        match how {
+        let Some(mut ended) = ended else { return Ok(false) };
+        match Ended::of(&mut ended).await {
             Ended::Stored => Ok(true),
             Ended::NoRoom => Ok(false),
             Ended::Failed => Err(not_had(entry)),
@@ -232,7 +245,7 @@ struct Fetch {
     under_way: UnderWay,
     /// `None`: it was too slow, or has gone. The object is still worth having.
     reader: Option<mpsc::Sender<Result<Bytes, ClusterError>>>,
-    /// The newest bytes. The last ones are kept back until all are known to be right: no reader gets a whole body of wrong ones.
+    /// The newest bytes. The last ones are kept back until all are known to be right: its reader gets no whole body of wrong ones.
     held: Option<Bytes>,
     /// Whether the reader has any.
     passed: bool,
@@ -394,6 +407,11 @@ impl Passage {
                 return;
             }
             let Some(from) = peer else {
+                if let Some(stored) = &mut self.stored
+                    && Ended::of(stored).await == Ended::Stored
+                {
+                    return;
+                }
                 let _ = timeout(STALLED, self.sender.send(Err(failure))).await;
                 return;
             };

@@ -19,12 +19,21 @@ const GATHER: Duration = Duration::from_millis(50);
 /// After a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// What has become of a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Gained,
+    /// There was no room for it any more.
+    Lost,
+    Damaged,
+}
+
 /// A copy gained or lost.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct News {
     node: RaftId,
     object: ObjectId,
-    gained: bool,
+    fate: Fate,
 }
 
 /// Where news is handed in; never waits.
@@ -38,11 +47,15 @@ impl Holdings {
     }
 
     pub(super) fn gained(&self, node: RaftId, object: ObjectId) {
-        let _ = self.0.try_send(News { node, object, gained: true });
+        let _ = self.0.try_send(News { node, object, fate: Fate::Gained });
     }
 
     pub(super) fn lost(&self, node: RaftId, object: ObjectId) {
-        let _ = self.0.try_send(News { node, object, gained: false });
+        let _ = self.0.try_send(News { node, object, fate: Fate::Lost });
+    }
+
+    pub(super) fn damaged(&self, node: RaftId, object: ObjectId) {
+        let _ = self.0.try_send(News { node, object, fate: Fate::Damaged });
     }
 }
 
@@ -74,16 +87,27 @@ pub(super) async fn run(shared: Weak<Shared>, mut news: mpsc::Receiver<News>) {
 
 /// The last word on each copy, by member.
 fn sorted(batch: &[News]) -> Vec<Holders> {
-    let last: BTreeMap<(RaftId, ObjectId), bool> =
-        batch.iter().map(|news| ((news.node, news.object), news.gained)).collect();
+    let mut last: BTreeMap<(RaftId, ObjectId), Fate> = BTreeMap::new();
+    for News { node, object, fate } in batch {
+        let told = last.entry((*node, *object)).or_insert(*fate);
+        // Whoever does not find what is damaged takes it for lost.
+        if (*told, *fate) != (Fate::Damaged, Fate::Lost) {
+            *told = *fate;
+        }
+    }
     let mut by_node: BTreeMap<RaftId, Holders> = BTreeMap::new();
-    for ((node, object), gained) in last {
+    for ((node, object), fate) in last {
         let holders = by_node.entry(node).or_insert_with(|| Holders {
             node,
             gained: Vec::new(),
             lost: Vec::new(),
+            damaged: Vec::new(),
         });
-        if gained { &mut holders.gained } else { &mut holders.lost }.push(object);
+        match fate {
+            Fate::Gained => holders.gained.push(object),
+            Fate::Lost => holders.lost.push(object),
+            Fate::Damaged => holders.damaged.push(object),
+        }
     }
     by_node.into_values().collect()
 }
@@ -95,11 +119,23 @@ mod tests {
     #[test]
     fn the_last_word_on_a_copy_counts() {
         let object = |serial| ObjectId { node: 1, serial };
-        let news = |node, serial, gained| News { node, object: object(serial), gained };
-        let told =
-            sorted(&[news(2, 1, true), news(1, 1, true), news(2, 1, false), news(2, 2, true)]);
+        let news = |node, serial, fate| News { node, object: object(serial), fate };
+        let told = sorted(&[
+            news(2, 1, Fate::Gained),
+            news(1, 1, Fate::Gained),
+            news(2, 1, Fate::Lost),
+            news(2, 2, Fate::Gained),
+            news(2, 3, Fate::Damaged),
+            news(2, 3, Fate::Lost),
+            news(2, 4, Fate::Damaged),
+            news(2, 4, Fate::Gained),
+        ]);
         assert_eq!(told.len(), 2);
         assert_eq!((told[0].node, &told[0].gained), (1, &vec![object(1)]));
-        assert_eq!((&told[1].gained, &told[1].lost), (&vec![object(2)], &vec![object(1)]));
+        assert_eq!(
+            (&told[1].gained, &told[1].lost),
+            (&vec![object(2), object(4)], &vec![object(1)])
+        );
+        assert_eq!(told[1].damaged, [object(3)]);
     }
 }

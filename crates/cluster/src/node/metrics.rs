@@ -108,7 +108,7 @@ impl Cluster {
             applied_index: applied,
             durable_index: shared.catalogue.durable(),
             objects: shared.catalogue.len() as u64,
-            objects_short: shared.catalogue.short() as u64,
+            objects_short: shared.catalogue.short_len() as u64,
             members: members.len() as u64,
             voters: detail.conf_state.voters.len() as u64,
             lease_held: shared.gate.may_serve(now).is_ok(),

@@ -152,10 +152,12 @@ impl Cluster {
         }
     }
 
-    /// Bytes of this object are damaged here: they are brought here again.
+    /// Bytes of this object are damaged here, and not served: there is to be another copy.
     pub fn damaged(&self, object: ObjectId) {
-        self.lost(object);
-        self.0.repair.damaged(object);
+        if self.0.catalogue.by_object(object).is_some() {
+            self.0.holdings.damaged(self.0.id, object);
+            self.0.repair.damaged();
+        }
     }
 
     /// Whether this node may answer without asking a majority first.

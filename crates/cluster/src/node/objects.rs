@@ -1,5 +1,6 @@
 //! Objects: stored on a majority before they are announced, fetched from whoever has them.
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use straightway_wire::raft::decode_conf_state;
 
@@ -14,6 +15,9 @@ use crate::error::ClusterError;
 use crate::ids::{ObjectId, RaftId};
 use crate::store::ObjectInfo;
 use crate::transfer::StoredSource;
+
+/// How often a put looks whether it has as many holders as are needed by then: members come and go one at a time.
+const COMPLETED: usize = 8;
 
 /// What became of a put.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +41,7 @@ impl Cluster {
         info: ObjectInfo,
         condition: Condition,
     ) -> Result<PutOutcome, ClusterError> {
+        let begun = Instant::now();
         let info = Arc::new(info);
         let mut copying = match self.0.gather(object, &info).await {
             Ok(copying) => copying,
@@ -58,7 +63,11 @@ impl Cluster {
             Err(error) => return Err(error),
         };
         copying.go_on();
-        stored?;
+        // It has happened, but one loss of a member more than is agreed on may undo it.
+        stored.map_err(|error| {
+            tracing::debug!(%error, "a put could not be copied to all who are needed by now");
+            ClusterError::Timeout { what: "copying what was put", waited: begun.elapsed() }
+        })?;
         announced
     }
 
@@ -133,19 +142,23 @@ impl Shared {
         }
     }
 
-    /// There may be more voters where the put is in the log than there were when its copies began: those that are missing
-    /// are made, and known to all members, before it is answered.
+    /// There may be other members where the put is in the log than there were when its copies began. Those copies that are missing
+    /// to a majority then are made, and known to all members, before it is answered.
     async fn complete(&self, object: ObjectId, copying: &mut Copying) -> Result<(), ClusterError> {
-        let mut told = copying.holders().len();
-        while copying.holders().len() < self.needed() {
-            copying.reach_more(self.needed()).await?;
-            for &node in &copying.holders()[told..] {
-                let holders = Holders { node, gained: vec![object], lost: Vec::new() };
+        for _ in 0..COMPLETED {
+            let needed = self.needed();
+            // Gone again: nothing is missing.
+            let Some(entry) = self.catalogue.by_object(object) else { return Ok(()) };
+            if entry.holders.len() >= needed {
+                return Ok(());
+            }
+            for node in copying.reach_more(&entry.holders, needed).await? {
+                let gained = vec![object];
+                let holders = Holders { node, gained, lost: Vec::new(), damaged: Vec::new() };
                 self.change(Op::Holders(holders)).await?;
             }
-            told = copying.holders().len();
         }
-        Ok(())
+        Err(ClusterError::NoQuorum { waited: Duration::ZERO })
     }
 
     /// Holders that make a majority of the voters' number, by the configuration that is applied here: after a change of this

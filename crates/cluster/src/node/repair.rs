@@ -1,28 +1,26 @@
 //! Copies that are missing are made, never those that were evicted: what has no room has none elsewhere either.
 //!
-//! The catalogue knows what is missing ([`Entry::missing`]): what a put did not copy, and what went with a member that was
-//! removed. A member that does not answer for long counts as lost; then all entries are looked at for those that it holds. Bytes
-//! that turn out to be damaged are queued by whoever finds them; that queue is in memory.
+//! The catalogue knows what is missing ([`Entry::missing`]): what a put did not copy, what went with a member that was removed, what
+//! is damaged. A member that does not answer for long counts as lost; then all entries are looked at for those that it holds.
 //!
 //! For each object one member acts: the holder with the lowest number that answers. It copies one object at a time, to members
-//! that it and all others would choose, no faster than [`RATE`]. What fails is tried again when a member answers again or for the
-//! first time, and after a while that doubles up to the time that a member may be away.
+//! that it and all others would choose, no faster than [`RATE`]. What fails is tried again when members come, go, answer or cease
+//! to, and after a while that doubles up to the time that a member may be away.
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
+use super::copying::LATE_COPIES;
 use super::{Shared, now_ms};
-use crate::catalogue::Entry;
+use crate::catalogue::{Catalogue, Entry};
 use crate::ids::{ObjectId, RaftId};
 use crate::store::ObjectInfo;
 
-/// Damaged objects that may wait. What does not fit is found again by its next reader.
-const MAX_DAMAGED: usize = 1 << 16;
 /// Objects that are looked at without a pause.
 const AT_ONCE: usize = 256;
 const PAUSE: Duration = Duration::from_millis(10);
@@ -34,46 +32,29 @@ const AGAIN: Duration = Duration::from_secs(5);
 const RATE: u64 = 64 << 20;
 /// What is over by then is not worth a copy.
 const SOON_MS: u64 = 60_000;
-/// News is gathered for this part of the time after which a member counts as lost, and not for less than the other.
-const GATHER_PART: u32 = 20;
+/// What is missing is left alone for this part of the time after which a member counts as lost, and not for less than the other.
+const GATHER_PART: u32 = 10;
 const GATHER_LEAST: Duration = Duration::from_secs(1);
 
-/// What is to be looked at, and what has been done.
-#[derive(Debug)]
+/// What there is to hear of, and what has been done.
+#[derive(Debug, Default)]
 pub(super) struct Repair {
-    /// Damaged objects that may wait; 0: nothing is repaired.
-    room: usize,
     news: Notify,
-    damaged: Mutex<BTreeSet<ObjectId>>,
+    damaged: AtomicU64,
     made: AtomicU64,
     failed: AtomicU64,
 }
 
 impl Repair {
-    /// `patience` zero: nothing is ever looked at.
-    pub(super) fn new(patience: Duration) -> Self {
-        Self {
-            room: if patience.is_zero() { 0 } else { MAX_DAMAGED },
-            news: Notify::new(),
-            damaged: Mutex::default(),
-            made: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-        }
-    }
-
-    /// There are other members than before, or copies that are missing.
+    /// There are other members than before.
     pub(super) fn news(&self) {
         self.news.notify_one();
     }
 
-    /// This member's copy is damaged.
-    pub(super) fn damaged(&self, object: ObjectId) {
-        let mut damaged = self.damaged.lock();
-        if damaged.len() < self.room {
-            damaged.insert(object);
-        }
-        drop(damaged);
-        self.news();
+    /// A copy of this member's is damaged, as the catalogue is about to know.
+    pub(super) fn damaged(&self) {
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+        self.news.notify_one();
     }
 
     /// Copies that were made, and those that came to nothing.
@@ -88,7 +69,7 @@ pub(super) async fn run(shared: Weak<Shared>, patience: Duration) {
         return;
     }
     let Some(repair) = going(&shared).map(|one| one.repair.clone()) else { return };
-    let gather = (patience / GATHER_PART).max(GATHER_LEAST);
+    let gather = (patience / GATHER_PART).clamp(GATHER_LEAST, LATE_COPIES);
     let mut watch = Watch::new(patience);
     loop {
         tokio::select! {
@@ -98,7 +79,7 @@ pub(super) async fn run(shared: Weak<Shared>, patience: Duration) {
         let Some(one) = going(&shared) else { return };
         watch.look(&one);
         let known = one.catalogue.applied().index;
-        let due = watch.due(&one);
+        let due = watch.due(&one.catalogue);
         drop(one);
         if !due {
             continue;
@@ -108,7 +89,7 @@ pub(super) async fn run(shared: Weak<Shared>, patience: Duration) {
         let Some(one) = going(&shared) else { return };
         watch.look(&one);
         drop(one);
-        if work(&shared, &repair, &mut watch, known).await.is_none() {
+        if work(&shared, &mut watch, known).await.is_none() {
             return;
         }
     }
@@ -119,42 +100,30 @@ fn going(shared: &Weak<Shared>) -> Option<Arc<Shared>> {
     shared.upgrade().filter(|shared| !shared.stopping())
 }
 
-/// Looks at everything that was put up to `known` and has too few copies. `None`: the node stops.
-async fn work(shared: &Weak<Shared>, repair: &Repair, watch: &mut Watch, known: u64) -> Option<()> {
-    watch.begun();
-    let mut left = false;
-    let damaged = std::mem::take(&mut *repair.damaged.lock());
-    for object in damaged {
-        if going(shared)?.mend(object, Why::Damaged, watch).await == Mended::Failed {
-            left = true;
-            repair.damaged(object);
-        }
-    }
-    let mut after = None;
-    loop {
+/// Looks at what was put up to `known` and is short of copies, or holds for lost what a lost member has. `None`: the node stops.
+async fn work(shared: &Weak<Shared>, watch: &mut Watch, known: u64) -> Option<()> {
+    let mut after = watch.begin();
+    // What is newer is looked at the next time, however fast it comes.
+    while after < known && !watch.interrupted() {
         let one = going(shared)?;
-        let mut page = one.catalogue.missing(after, AT_ONCE);
-        let Some(last) = page.last() else { break };
-        after = Some(last.object);
-        page.retain(|entry| entry.index <= known);
-        // What another member is to see to may come back to this one.
-        left |= one.mend_all(page, Why::Missing, watch).await < Mended::Made;
+        let range = (Bound::Excluded(after), Bound::Included(known));
+        let page = one.catalogue.short(range, AT_ONCE);
+        after = page.get(AT_ONCE - 1).map_or(known, |last| last.index);
+        one.mend_all(page, watch).await;
         drop(one);
         sleep(PAUSE).await;
     }
-    if std::mem::take(&mut watch.full) {
-        let mut after: Option<Arc<str>> = None;
-        loop {
-            let one = going(shared)?;
-            let page = one.catalogue.list("", after.as_deref(), AT_ONCE);
-            let Some(last) = page.last() else { break };
-            after = Some(last.key.clone());
-            let failed = one.mend_all(page, Why::Lost, watch).await == Mended::Failed;
-            (left, watch.again) = (left | failed, watch.again | failed);
-            drop(one);
-            sleep(PAUSE).await;
-        }
+    watch.seen = watch.seen.max(after);
+    while watch.full && !watch.news {
+        let one = going(shared)?;
+        let page = one.catalogue.list("", watch.page.as_deref(), AT_ONCE);
+        watch.page = page.get(AT_ONCE - 1).map(|last| last.key.clone());
+        watch.full = watch.page.is_some();
+        watch.again |= one.mend_all(page, watch).await;
+        drop(one);
+        sleep(PAUSE).await;
     }
+    let left = !going(shared)?.catalogue.short(..=known, 1).is_empty();
     watch.done(left);
     Some(())
 }
@@ -168,12 +137,18 @@ struct Watch {
     silent: HashMap<RaftId, Instant>,
     /// Those that count as lost.
     lost: BTreeSet<RaftId>,
-    /// Others are there, or answer, than when something was done last.
+    /// Copies that have been damaged here.
+    damaged: u64,
+    /// Something of this is otherwise than when something was done last.
     news: bool,
     /// Somebody else is lost: everything is to be looked at.
     full: bool,
-    /// Not all came of it that should have.
+    /// Up to which key it has been.
+    page: Option<Arc<str>>,
+    /// Not all came of that that should have.
     again: bool,
+    /// What was put up to this index has been looked at.
+    seen: u64,
     /// When something was done last, and how long after it what failed is tried again.
     tried: Instant,
     wait: Duration,
@@ -187,11 +162,14 @@ impl Watch {
             answering: BTreeSet::new(),
             silent: HashMap::new(),
             lost: BTreeSet::new(),
+            damaged: 0,
             news: true,
             full: false,
+            page: None,
             again: false,
+            seen: 0,
             tried: Instant::now(),
-            wait: AGAIN.min(patience),
+            wait: Duration::ZERO,
         }
     }
 
@@ -199,6 +177,7 @@ impl Watch {
         let mut others = shared.by_distance();
         others.sort_unstable();
         let answering = others.iter().copied().filter(|id| shared.mesh.answers(*id)).collect();
+        let damaged = shared.repair.damaged.load(Ordering::Relaxed);
         self.silent.retain(|id, _| others.contains(id));
         for id in &others {
             if BTreeSet::contains(&answering, id) {
@@ -209,53 +188,58 @@ impl Watch {
         }
         let lost = self.silent.iter().filter(|(_, since)| since.elapsed() >= self.patience);
         let lost: BTreeSet<_> = lost.map(|(id, _)| *id).collect();
-        self.full |= !lost.is_subset(&self.lost);
+        if !lost.is_subset(&self.lost) {
+            (self.full, self.page) = (true, None);
+        }
         self.lost = lost;
-        self.news |= answering != self.answering || others != self.others;
-        (self.others, self.answering) = (others, answering);
+        self.news |=
+            (&others, &answering, damaged) != (&self.others, &self.answering, self.damaged);
+        (self.others, self.answering, self.damaged) = (others, answering, damaged);
+    }
+
+    /// Whether what failed is tried again.
+    fn retries(&self) -> bool {
+        self.news || self.tried.elapsed() >= self.wait
     }
 
     /// Whether there is something to do, and somebody to do it with.
-    fn due(&mut self, shared: &Shared) -> bool {
-        let again = self.news || self.tried.elapsed() >= self.wait;
-        self.full |= again && self.again;
-        let some = || shared.catalogue.short() > 0 || !shared.repair.damaged.lock().is_empty();
-        !self.answering.is_empty() && (self.full || again && some())
+    fn due(&mut self, catalogue: &Catalogue) -> bool {
+        self.full |= self.again && self.retries();
+        let from = if self.retries() { 0 } else { self.seen + 1 };
+        !self.answering.is_empty() && (self.full || !catalogue.short(from.., 1).is_empty())
     }
 
-    fn begun(&mut self) {
+    /// What has been looked at and is left alone this time.
+    fn begin(&mut self) -> u64 {
+        let retries = self.retries();
         if std::mem::take(&mut self.news) {
-            self.wait = AGAIN.min(self.patience);
+            self.wait = Duration::ZERO;
         }
         self.again = false;
+        if retries { 0 } else { self.seen }
+    }
+
+    /// What is new comes first.
+    fn interrupted(&self) -> bool {
+        self.news || self.full
     }
 
     fn done(&mut self, left: bool) {
         self.tried = Instant::now();
-        self.wait = if left { self.wait * 2 } else { AGAIN }.min(self.patience);
+        let longer = (self.wait * 2).max(AGAIN).min(self.patience);
+        self.wait = if left { longer } else { Duration::ZERO };
     }
 }
 
-/// Why an object is looked at.
+/// What came of a look at an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Why {
-    /// This member's copy is damaged.
-    Damaged,
-    /// The catalogue says that copies are missing.
-    Missing,
-    /// A member is lost.
-    Lost,
-}
-
-/// What came of a look at an object, the worst first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Mended {
-    /// Something is still missing.
-    Failed,
     /// No copy of it can be made now, or it is another member's business.
     Nothing,
     /// What was missing is there.
     Made,
+    /// Something is still missing.
+    Failed,
 }
 
 impl Shared {
@@ -263,17 +247,12 @@ impl Shared {
         self.going().is_err() || self.threads.lock().is_none()
     }
 
-    /// Looks at all of them; the worst that came of it.
-    async fn mend_all(
-        self: &Arc<Self>,
-        entries: Vec<Arc<Entry>>,
-        why: Why,
-        watch: &mut Watch,
-    ) -> Mended {
-        let mut worst = Mended::Made;
+    /// Looks at all of them; whether something failed.
+    async fn mend_all(self: &Arc<Self>, entries: Vec<Arc<Entry>>, watch: &mut Watch) -> bool {
+        let mut failed = false;
         for entry in entries {
-            let mended = self.mend(entry.object, why, watch).await;
-            worst = worst.min(mended);
+            let mended = self.mend(entry.object, watch).await;
+            failed |= mended == Mended::Failed;
             if mended != Mended::Nothing {
                 // That took time.
                 watch.look(self);
@@ -282,45 +261,29 @@ impl Shared {
                 }
             }
         }
-        worst
+        failed
     }
 
     /// Makes the copies of an object that are missing, if that is this member's business.
-    async fn mend(self: &Arc<Self>, object: ObjectId, why: Why, watch: &Watch) -> Mended {
+    async fn mend(self: &Arc<Self>, object: ObjectId, watch: &Watch) -> Mended {
         // As it is by now: making copies takes time.
-        let Some(entry) = self.catalogue.by_object(object) else { return Mended::Made };
+        let Some(entry) = self.catalogue.by_object(object) else { return Mended::Nothing };
         let members: Vec<_> = self.catalogue.members().iter().map(|member| member.id).collect();
         let answers = |id: RaftId| id == self.id || self.mesh.answers(id);
         let there = |id: &RaftId| members.contains(id) && !watch.lost.contains(id);
         let holders: Vec<_> = entry.holders.iter().copied().filter(there).collect();
         let most = members.iter().filter(|id| there(id)).count();
-        let few = self.copies.max(self.needed()).min(most).saturating_sub(holders.len());
-        let lost = entry.holders.iter().filter(|id| watch.lost.contains(id)).count();
-        let (mut missing, mine) = match why {
-            Why::Damaged => (few, true),
-            Why::Missing | Why::Lost => {
-                let first = holders.iter().copied().find(|id| answers(*id));
-                (few.min(usize::from(entry.missing) + lost), first == Some(self.id))
-            }
-        };
+        let missing = usize::from(entry.copies).min(most).saturating_sub(holders.len());
+        let mine = holders.iter().copied().find(|id| answers(*id)) == Some(self.id);
         if missing == 0 || !mine || !entry.live(now_ms().saturating_add(SOON_MS)) {
             return Mended::Nothing;
         }
         match self.store.open(object).await {
             Ok(Some(_)) => {}
-            // It was damaged, or went and nobody could be told.
+            // It went, and nobody could be told. The next one sees to it.
             Ok(None) => {
-                if holders.contains(&self.id) {
-                    self.holdings.lost(self.id, object);
-                } else {
-                    missing -= 1;
-                }
-                let fetched = self.bring(&entry).await.unwrap_or(false);
-                self.count(fetched);
-                pace(entry.len).await;
-                if !fetched {
-                    return Mended::Failed;
-                }
+                self.holdings.lost(self.id, object);
+                return Mended::Failed;
             }
             // It may be there all the same.
             Err(error) => {
@@ -396,21 +359,16 @@ mod tests {
         let waits: Vec<_> = [true, true, true, false, true]
             .into_iter()
             .map(|left| {
+                watch.begin();
                 watch.done(left);
                 watch.wait.as_secs()
             })
             .collect();
-        assert_eq!(waits, [10, 18, 18, 5, 10]);
+        assert_eq!(waits, [5, 10, 18, 0, 5]);
+        watch.seen = 7;
+        assert_eq!(watch.begin(), 7, "only what is new");
         watch.news = true;
-        watch.begun();
-        assert_eq!(watch.wait, AGAIN);
-    }
-
-    #[test]
-    fn where_nothing_is_repaired_nothing_waits() {
-        let never = Repair::new(Duration::ZERO);
-        never.damaged(ObjectId { node: 1, serial: 1 });
-        assert!(never.damaged.lock().is_empty());
+        assert_eq!((watch.begin(), watch.wait), (0, Duration::ZERO), "everything, at once");
     }
 
     #[test]

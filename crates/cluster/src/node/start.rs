@@ -233,7 +233,7 @@ async fn build(plan: Plan, parts: Parts) -> Result<Cluster, ClusterError> {
     let gate = leases.holder.lock().gate();
     leases.applied(applied, false);
     let (holdings, news) = Holdings::new();
-    let repair = Repair::new(config.repair_after);
+    let repair = Repair::default();
     let driver = Driver {
         core,
         storage,

@@ -31,8 +31,10 @@ pub trait SnapshotStore: fmt::Debug + Send + Sync + 'static {
 pub struct TransferStats {
     /// Objects that were stored.
     pub stored: u64,
-    /// Objects that were sent.
+    /// Objects that were sent, whole or the rest of them.
     pub sent: u64,
+    /// Parts of objects that were sent, for readers.
+    pub parts: u64,
     /// Snapshots that were sent.
     pub snapshots: u64,
     /// Bytes that came.
@@ -47,6 +49,7 @@ pub struct TransferStats {
 struct Counters {
     stored: AtomicU64,
     sent: AtomicU64,
+    parts: AtomicU64,
     snapshots: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
@@ -72,10 +75,12 @@ impl TransferServer {
     /// What was served.
     pub fn stats(&self) -> TransferStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let Counters { stored, sent, snapshots, bytes_in, bytes_out, failed } = &self.counters;
+        let Counters { stored, sent, parts, snapshots, bytes_in, bytes_out, failed } =
+            &self.counters;
         TransferStats {
             stored: read(stored),
             sent: read(sent),
+            parts: read(parts),
             snapshots: read(snapshots),
             bytes_in: read(bytes_in),
             bytes_out: read(bytes_out),
@@ -104,8 +109,9 @@ impl TransferServer {
                     Err(error) => return say(&mut sender, &error.into()).await,
                 };
                 let answer = Answer::Found { info: reader.info().clone() };
+                let count = if len.is_some() { &self.counters.parts } else { &self.counters.sent };
                 let mut source = ReaderSource::part(reader, offset, len);
-                self.give(&mut sender, &answer, &mut source, &self.counters.sent).await
+                self.give(&mut sender, &answer, &mut source, count).await
             }
             Opening::PullSnapshot { index } => {
                 let (mark, mut source) = match self.snapshots.open(index).await {

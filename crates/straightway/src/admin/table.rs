@@ -187,6 +187,7 @@ pub const CLUSTER: &[Stat<Metrics>] = stats! {
     Gauge log_poisoned "" "Whether writing the log failed: the node then stops." |s| u64::from(s.log.poisoned);
     Counter transfers_stored "" "Objects that other members sent here and that were stored." |s| s.transfers.stored;
     Counter transfers_sent "" "Objects that other members fetched from here." |s| s.transfers.sent;
+    Counter transfers_parts "" "Parts of objects that other members fetched from here for their readers." |s| s.transfers.parts;
     Counter transfers_snapshots "" "Snapshots that other members fetched from here." |s| s.transfers.snapshots;
     Counter transfers_bytes_in "bytes" "Bytes that came in transfers of others." |s| s.transfers.bytes_in;
     Counter transfers_bytes_out "bytes" "Bytes that left in transfers of others." |s| s.transfers.bytes_out;

@@ -126,18 +126,18 @@ fn members_are_bounded() {
 fn a_member_that_leaves_takes_what_only_it_held() {
     let mut log = Log::of_three();
     log.push(Op::Put(Put { holders: vec![2], ..put("only", 1) }));
-    log.push(Op::Put(Put { holders: vec![1, 2], ..put("both", 2) }));
+    log.push(Op::Put(Put { holders: vec![1, 2], copies: 2, ..put("both", 2) }));
+    // With enough holders that are left nothing is missing.
+    log.push(Op::Put(Put { holders: vec![1, 2, 3], copies: 2, ..put("all", 4) }));
     log.push_as(request(2, 1, 1), Op::Noop);
     let left = log.push(Op::Forget(Forget { id: 2 }));
     let after = log.push_as(request(2, 1, 2), Op::Put(put("late", 3)));
     let (catalogue, applied) = log.replayed();
     assert_eq!(applied[left].forget, [object(1)]);
-    let missing = |after| {
-        let entries = catalogue.missing(after, 2).into_iter();
-        entries.map(|entry| (entry.object, entry.missing)).collect::<Vec<_>>()
-    };
-    assert_eq!(missing(None), [(object(2), 1)], "it is to be copied anew");
-    assert_eq!(missing(Some(object(2))), []);
+    let short = catalogue.short(.., 2);
+    assert_eq!(short.len(), 1);
+    assert_eq!((short[0].object, short[0].missing()), (object(2), 1), "it is to be copied anew");
+    assert!(catalogue.short(short[0].index + 1.., 2).is_empty());
     assert!(
         matches!(&applied[left].events[..], [Event::Left(_), Event::Evicted(entry)] if &*entry.key == "only")
     );

@@ -11,7 +11,7 @@ struct Simple {
     tags: Vec<String>,
     expires_ms: u64,
     holders: Vec<u64>,
-    missing: usize,
+    copies: u8,
     index: u64,
 }
 
@@ -82,8 +82,7 @@ impl Model {
                     return Outcome::Failed;
                 }
                 let Put { tags, expires_ms, copies, .. } = put.clone();
-                let missing = usize::from(copies).saturating_sub(holders.len());
-                let entry = Simple { object, tags, expires_ms, holders, missing, index };
+                let entry = Simple { object, tags, expires_ms, holders, copies, index };
                 self.entries.insert(put.key.clone(), entry);
                 Outcome::Put { replaced }
             }
@@ -101,7 +100,7 @@ impl Model {
                 Scope::Tag => self.remove_if(|_, entry| entry.tags.contains(value)),
                 Scope::All => self.remove_if(|_, _| true),
             }),
-            Op::Holders(Holders { node, gained, lost }) => {
+            Op::Holders(Holders { node, gained, lost, damaged }) => {
                 if !(1..=3).contains(node) {
                     return Outcome::Refused(Refusal::UnknownMember);
                 }
@@ -109,10 +108,14 @@ impl Model {
                     let named = |ids: &[ObjectId]| ids.iter().any(|id| id.serial == entry.object);
                     if named(gained) && !entry.holders.contains(node) {
                         entry.holders.push(*node);
-                        entry.missing = entry.missing.saturating_sub(1);
                         entry.holders.sort_unstable();
                     }
-                    if named(lost) {
+                    if named(lost) && entry.holders.contains(node) {
+                        let had = u8::try_from(entry.holders.len()).expect("three members");
+                        entry.copies -= u8::from(had <= entry.copies);
+                        entry.holders.retain(|id| id != node);
+                    }
+                    if named(damaged) {
                         entry.holders.retain(|id| id != node);
                     }
                 }
@@ -180,8 +183,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (key(), condition(), clock())
             .prop_map(|(key, condition, now_ms)| Op::Remove(Remove { key, condition, now_ms })),
         1 => purges.prop_map(|(scope, value)| Op::Purge(Purge { scope, value })),
-        3 => (1..5_u64, ids(), ids())
-            .prop_map(|(node, gained, lost)| Op::Holders(Holders { node, gained, lost })),
+        3 => (1..5_u64, ids(), ids(), ids()).prop_map(|(node, gained, lost, damaged)| {
+            Op::Holders(Holders { node, gained, lost, damaged })
+        }),
         1 => (clock(), ids()).prop_map(|(now_ms, objects)| Op::Expire(Expire { now_ms, objects })),
         1 => Just(Op::Noop),
     ]
@@ -205,7 +209,7 @@ fn check(catalogue: &Catalogue, model: &Model) -> Result<(), TestCaseError> {
                 tags: entry.tags.iter().map(ToString::to_string).collect(),
                 expires_ms: entry.expires_ms,
                 holders: entry.holders.to_vec(),
-                missing: entry.missing.into(),
+                copies: entry.copies,
                 index: entry.index,
             };
             (entry.key.to_string(), simple)
@@ -220,10 +224,11 @@ fn check(catalogue: &Catalogue, model: &Model) -> Result<(), TestCaseError> {
     let listed: Vec<_> =
         listed.iter().filter_map(|id| catalogue.by_object(*id)).map(|e| e.expires_ms).collect();
     prop_assert_eq!(listed, over);
-    let few = found.values().filter(|entry| entry.missing > 0).map(|entry| entry.object);
-    let few: BTreeSet<u64> = few.collect();
-    let listed = catalogue.missing(None, usize::MAX);
-    prop_assert!(listed.iter().map(|entry| entry.object.serial).eq(few));
+    let few = |entry: &&Simple| usize::from(entry.copies) > entry.holders.len();
+    let few: BTreeSet<u64> = found.values().filter(few).map(|entry| entry.index).collect();
+    let listed = catalogue.short(.., usize::MAX);
+    prop_assert_eq!(catalogue.short_len(), few.len());
+    prop_assert!(listed.iter().map(|entry| entry.index).eq(few));
     Ok(())
 }
 

@@ -137,7 +137,7 @@ fn an_object_that_nobody_holds_is_gone() {
     log.push(Op::Put(put("k", 1)));
     let change = |node, gained: &[u64], lost: &[u64]| {
         let ids = |serials: &[u64]| serials.iter().copied().map(object).collect();
-        Op::Holders(Holders { node, gained: ids(gained), lost: ids(lost) })
+        Op::Holders(Holders { node, gained: ids(gained), lost: ids(lost), damaged: vec![] })
     };
     let holders = |log: &Log| {
         let (catalogue, mut applied) = log.replayed();
