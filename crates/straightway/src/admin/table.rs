@@ -173,7 +173,7 @@ pub const CLUSTER: &[Stat<Metrics>] = stats! {
     Gauge applied_index "" "The last entry applied here." |s| s.applied_index;
     Gauge durable_index "" "The last entry whose effects are in the catalogue's file." |s| s.durable_index;
     Gauge objects "" "Objects in the catalogue." |s| s.objects;
-    Gauge objects_short "" "Objects of which there are fewer copies than there should be." |s| s.objects_short;
+    Gauge objects_short "" "Objects of which there are fewer copies than there should be: all of them, in a cluster of fewer members than `--copies`." |s| s.objects_short;
     Gauge members "" "Members." |s| s.members;
     Gauge voters "" "Members that vote." |s| s.voters;
     Gauge lease_held "" "Whether hits are served without asking a majority." |s| u64::from(s.lease_held);

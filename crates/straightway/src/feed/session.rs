@@ -13,6 +13,7 @@ use straightway_codec::{Codec, CodecError, Encoding, Envelope, FallbackReason, J
 use super::conn::Conn;
 use super::filter::Filter;
 use super::hub::Hub;
+use super::limits::FeedLimits;
 use super::publish::{SWEEP, count, now_ms};
 use super::seats::{Joining, Subscriber};
 
@@ -45,7 +46,7 @@ impl Hub {
         stream.set_nonblocking(true)?;
         // An answer of a few bytes must not wait for the acknowledgement of the one before.
         stream.set_nodelay(true)?;
-        bound_kernel_memory(&stream)?;
+        bound_kernel(&stream, &self.shared.limits)?;
         let mut socket = TcpStream::from_std(stream);
         let index = self.free.pop().unwrap_or_else(|| {
             self.conns.push(None);
@@ -332,10 +333,16 @@ impl Hub {
     }
 }
 
-/// Without a bound the kernel may let megabytes gather for each subscriber that does not read.
-fn bound_kernel_memory(stream: &StdTcpStream) -> io::Result<()> {
+/// Without a bound the kernel may let megabytes gather for each subscriber that does not read, and wait for a quarter of an hour for
+/// one that is gone: it waits as long as the feed does.
+fn bound_kernel(stream: &StdTcpStream, limits: &FeedLimits) -> io::Result<()> {
     rustix::net::sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER_BYTES)?;
     #[cfg(target_os = "linux")]
-    rustix::net::sockopt::set_tcp_user_timeout(stream, 30_000)?;
+    {
+        let patience = limits.heartbeat.saturating_add(limits.pong_timeout).as_millis();
+        // More than a kernel takes is as good as for ever.
+        let patience = i32::try_from(patience).unwrap_or(i32::MAX).cast_unsigned();
+        rustix::net::sockopt::set_tcp_user_timeout(stream, patience)?;
+    }
     Ok(())
 }
