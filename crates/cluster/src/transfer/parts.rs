@@ -1,4 +1,4 @@
-//! What goes over a transfer's stream, without I/O: frames out of pieces, chunks gathered once.
+//! What goes over a transfer's stream, without I/O: frames out of pieces, gathered once.
 //!
 //! ```text
 //! who opens the stream          the other side
@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes};
-use straightway_buffer::{MemoryPool, ZeroCopyBuffer};
+use straightway_buffer::{MemoryPool, Reason, ZeroCopyBuffer, count_copied};
 use straightway_wire::{
     CHUNK_BYTES, MAX_HEADER_SIZE, MessageHeader, MessageType, Segments, StreamPart, StreamRole,
     WireError, crc32c, encode_frame,
@@ -57,15 +57,54 @@ pub(crate) enum Part {
 #[derive(Debug)]
 enum State {
     Header { bytes: [u8; MAX_HEADER_SIZE], have: usize },
-    Payload { header: MessageHeader, gather: ZeroCopyBuffer },
+    Payload { header: MessageHeader, gather: Gather },
+}
+
+/// A payload that is cut in pieces, copied together. A body's bytes and those that are said beside it are counted apart: every
+/// chunk is longer than a packet and comes in pieces; what is said is short, and in pieces only where a packet happens to end.
+#[derive(Debug)]
+enum Gather {
+    /// A chunk, in a buffer of the pool.
+    Body(ZeroCopyBuffer),
+    /// Anything else; `len`: how much it will be.
+    Talk { bytes: Vec<u8>, len: usize },
+}
+
+impl Gather {
+    /// Takes as much of `piece` as is missing, and answers with how much that was.
+    fn write(&mut self, piece: &[u8]) -> usize {
+        match self {
+            Self::Body(buffer) => buffer.write(piece),
+            Self::Talk { bytes, len } => {
+                let taken = piece.len().min(*len - bytes.len());
+                bytes.extend_from_slice(&piece[..taken]);
+                count_copied(taken, Reason::Gather);
+                taken
+            }
+        }
+    }
+
+    fn missing(&self) -> usize {
+        match self {
+            Self::Body(buffer) => buffer.remaining(),
+            Self::Talk { bytes, len } => len - bytes.len(),
+        }
+    }
+
+    fn finish(self) -> Bytes {
+        match self {
+            Self::Body(buffer) => buffer.freeze(),
+            Self::Talk { bytes, .. } => bytes.into(),
+        }
+    }
 }
 
 impl State {
     const START: Self = Self::Header { bytes: [0; MAX_HEADER_SIZE], have: 0 };
 }
 
-/// Takes parts out of pieces of any length. What lies within one piece is a slice of it; the rest is gathered once, in buffers of
-/// a pool.
+/// Takes parts out of pieces of any length. What lies within one piece is a slice of it; the rest is gathered once, chunks in
+/// buffers of a pool.
 #[derive(Debug)]
 pub(crate) struct Parts {
     pool: MemoryPool,
@@ -119,12 +158,12 @@ impl Parts {
                 }
                 State::Payload { gather, .. } => {
                     let taken = gather.write(&self.current);
-                    let missing = gather.remaining();
+                    let missing = gather.missing();
                     self.advance(taken);
                     if missing == 0 {
                         let state = std::mem::replace(&mut self.state, State::START);
                         if let State::Payload { header, gather } = state {
-                            return self.complete(&header, gather.freeze()).map(Some);
+                            return self.complete(&header, gather.finish()).map(Some);
                         }
                     }
                     if taken == 0 {
@@ -163,7 +202,11 @@ impl Parts {
             self.advance(len);
             return self.complete(&header, payload).map(Some);
         }
-        let gather = self.pool.allocate(len).map_err(|error| invalid(&error))?;
+        let gather = if header.msg_type == MessageType::StreamChunk {
+            Gather::Body(self.pool.allocate(len).map_err(|error| invalid(&error))?)
+        } else {
+            Gather::Talk { bytes: Vec::new(), len }
+        };
         self.state = State::Payload { header, gather };
         Ok(None)
     }
@@ -197,6 +240,8 @@ mod tests {
     use straightway_buffer::copied;
     use straightway_wire::QUIC_CUT;
 
+    use crate::transfer::talk::{Trailer, decode_trailer, encode_trailer};
+
     fn parser() -> Parts {
         Parts::new(MemoryPool::new(CHUNK_BYTES))
     }
@@ -227,6 +272,32 @@ mod tests {
         assert_eq!(parsed(&mut parts), [Part::Chunk(body)]);
         // Other tests copy at the same time; none copies less.
         assert!(copied().cursor - before >= CHUNK_BYTES as u64);
+    }
+
+    #[test]
+    fn what_is_said_beside_a_body_is_not_counted_as_one_wherever_it_is_cut() {
+        let mut out = Segments::new(QUIC_CUT);
+        let trailer = Trailer { len: 7, digest: Some([1; 32]) };
+        encode_trailer(&mut out, &trailer).expect("encoded");
+        let frame = Bytes::from(out.finish().concat());
+        let header = MessageHeader::peek_len(&frame).expect("valid").expect("all of it");
+        let before = copied();
+        for cut in 1..frame.len() {
+            let mut parts = parser();
+            parts.feed(frame.slice(..cut));
+            assert!(parts.next_part().expect("valid").is_none());
+            parts.feed(frame.slice(cut..));
+            let Some(Part::Request(said)) = parts.next_part().expect("valid") else { panic!() };
+            assert_eq!(decode_trailer(&said).expect("valid"), trailer);
+        }
+        // Cut within the header, the payload lies in one piece.
+        let payload = frame.len() - header;
+        let expected = (payload * payload) as u64;
+        if std::env::var_os("NEXTEST").is_some() {
+            // Nothing else runs in this process.
+            let now = copied();
+            assert_eq!((now.gather - before.gather, now.cursor - before.cursor), (expected, 0));
+        }
     }
 
     #[test]
