@@ -165,6 +165,16 @@ async fn a_put_waits_for_a_majority_of_those_who_vote_when_it_is_in_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_lane_shows_its_round_trip() {
+    let nodes = three().await;
+    until("signs of life where entries go", || {
+        let peers = nodes[1].cluster.metrics().peers;
+        peers.len() == 2 && peers.iter().all(|peer| peer.append.rtt_us() > 0)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_has_no_room_here_passes_through() {
     let nodes = three().await;
     let len = 3_000_000;

@@ -38,8 +38,16 @@ pub struct LaneStats {
     pub received_bytes: u64,
     /// Bytes of them that were copied together on arrival.
     pub gathered_bytes: u64,
-    /// How long the last sign of life took to the peer's lane and back; the peer may have been busy meanwhile.
+    /// How long the last sign of life on this connection took to the peer's lane and back; the peer may have been busy
+    /// meanwhile. One is sent when nothing else was for [`super::NetLimits::keep_alive`].
     pub round_trip: Option<Duration>,
+}
+
+impl LaneStats {
+    /// The round trip in microseconds; 0 while it is not known.
+    pub fn rtt_us(&self) -> u64 {
+        self.round_trip.map_or(0, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+    }
 }
 
 /// After so long, an echo is taken for lost.
@@ -210,7 +218,6 @@ impl OutLane {
 
     pub(crate) fn opened(&self, connection: &Connection) {
         *self.connection.lock() = Some(connection.clone());
-        *self.pinged.lock() = None;
         self.waiting.lock().open = true;
         add(&self.counters.connections, 1);
     }
@@ -218,6 +225,9 @@ impl OutLane {
     /// From now on messages are dropped; those that waited are.
     pub(crate) fn closed(&self) {
         *self.connection.lock() = None;
+        // An echo that is still to come says nothing of the next connection.
+        *self.pinged.lock() = None;
+        *self.round_trip.lock() = None;
         let dropped = {
             let mut waiting = self.waiting.lock();
             waiting.open = false;
@@ -256,6 +266,12 @@ mod tests {
         out.echoed([1; 16]);
         assert!(out.stats().round_trip.is_some());
         assert!(out.pinged([2; 16]));
+        out.closed();
+        out.echoed([2; 16]);
+        let stats = out.stats();
+        assert_eq!((stats.round_trip, stats.rtt_us()), (None, 0), "it was of that connection");
+        let took = Some(Duration::from_micros(1500));
+        assert_eq!(LaneStats { round_trip: took, ..stats }.rtt_us(), 1500);
     }
 
     #[test]

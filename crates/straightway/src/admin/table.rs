@@ -213,9 +213,11 @@ pub const CLUSTER: &[Stat<Metrics>] = stats! {
 /// What a member knows of each other one: group `cluster.peers`, then its number. Lanes are control and append together.
 pub const CLUSTER_PEER: &[Stat<PeerMetrics>] = stats! {
     Gauge healthy "" "Whether the member answers." |p| u64::from(p.healthy);
-    Gauge rtt_us "microseconds" "Round-trip time to it; 0: not known." |p| p.rtt_us;
+    Gauge rtt_us "microseconds" "Round-trip time to it, as the mesh measures it; 0: not known." |p| p.rtt_us;
     Gauge loss_permille "" "Heartbeats of the last 64 that it did not answer, in thousandths." |p| p.loss_permille;
     Gauge lanes_connected "" "Lanes to it that are connected, of two." |p| p.both(|lane| u64::from(lane.connected));
+    Gauge control_rtt_us "microseconds" "Round trip of the last sign of life on the control lane, with the time that the member was busy. One is sent when the lane was quiet for half a second, which it is not between a leader and the others; 0: none on this connection." |p| p.control.rtt_us();
+    Gauge append_rtt_us "microseconds" "The same on the append lane." |p| p.append.rtt_us();
     Gauge queued_bytes "bytes" "Bytes that wait to be sent to it." |p| p.both(|lane| lane.queued_bytes as u64);
     Counter sent "" "Messages sent to it." |p| p.both(|lane| lane.sent);
     Counter sent_bytes "bytes" "Bytes of those." |p| p.both(|lane| lane.sent_bytes);
@@ -379,5 +381,20 @@ fn rows_by<S>(out: &mut String, prefix: &str, path: &str, by: &str, table: &[Sta
             "| `straightway_{prefix}_{name}{suffix}` | `{path}.{name}{dot}{by}` | {kind} | {unit} | {help} |\n"
         );
         out.push_str(&row);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn each_lane_has_its_round_trip() {
+        let mut peer = PeerMetrics::default();
+        peer.append.round_trip = Some(Duration::from_micros(1500));
+        let shown = group(CLUSTER_PEER, &peer);
+        assert_eq!((&shown["control_rtt_us"], &shown["append_rtt_us"]), (&0.into(), &1500.into()));
     }
 }
