@@ -173,6 +173,8 @@ async fn an_object_arrives_as_it_was_both_ways_and_is_copied_once() {
         // Nothing else runs in this process. What is said beside a body is counted elsewhere.
         assert_eq!(gathered, 2 * LEN as u64, "once for each way, on arrival");
     }
+    // Counted when all was handed over, which may have been read by then.
+    until("the end to be counted", || pair.server.stats().sent > 0).await;
     let stats = pair.server.stats();
     assert_eq!((stats.stored, stats.sent, stats.failed), (1, 1, 0));
     assert_eq!((stats.bytes_in, stats.bytes_out), (LEN as u64, LEN as u64));
@@ -359,6 +361,7 @@ async fn a_slow_reader_holds_its_own_stream_only() {
         .await
         .expect("found");
     while soon("a chunk", quick.next_chunk()).await.expect("right").is_some() {}
+    until("the end to be counted", || pair.server.stats().sent > 0).await;
     let sent = pair.server.stats();
     assert_eq!((sent.sent, sent.bytes_out), (1, 4 << 20), "the windows hold back the others");
     drop(slower);
