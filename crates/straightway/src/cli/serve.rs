@@ -60,8 +60,12 @@ struct Tracing {
 
 impl Tracing {
     fn end(self) {
+        let Self {
+            #[cfg(feature = "otel")]
+            spans,
+        } = self;
         #[cfg(feature = "otel")]
-        if let Some(spans) = self.spans {
+        if let Some(spans) = spans {
             spans.end();
         }
     }
