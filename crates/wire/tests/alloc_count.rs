@@ -5,7 +5,7 @@ mod samples;
 
 use bytes::{Bytes, BytesMut};
 use counting::cost;
-use samples::{encoded, joined, noise};
+use samples::{chunks, encoded, joined, noise};
 use straightway_wire::{
     ChunkWriter, Frame, FrameParser, Hello, Limits, MessageHeader, MessageParser, MessageType,
     RpcReply, RpcRequestView, Segments, encode_frame, encode_hello, encode_request,
@@ -155,14 +155,9 @@ fn nothing_is_allocated_on_a_headers_word() {
 /// Copied together once, into memory that is made a few times, whatever the pieces are.
 #[test]
 fn a_megabyte_in_packets_is_gathered_into_three_allocations() {
-    let mut wire = Vec::new();
-    let mut out = Segments::default();
     let header = MessageHeader::new(MessageType::RaftMessage);
-    let mut writer = ChunkWriter::new(header, [noise(1 << 20)], 1).expect("fits");
-    while writer.next_chunk(&mut out).expect("written") {
-        wire.extend_from_slice(&joined(&mut out));
-    }
-    wire.extend_from_slice(&joined(&mut out));
+    let writer = ChunkWriter::new(header, [noise(1 << 20)], 1).expect("fits");
+    let wire = chunks(writer).concat();
     let packets: Vec<_> =
         wire.chunks(1424).map(|packet| shared(Bytes::copy_from_slice(packet))).collect();
     let mut parser = MessageParser::new(Limits::default());

@@ -135,23 +135,12 @@ fn message(len: usize) -> (MessageHeader, Bytes) {
     (header.with_deadline_ms(700), noise(len))
 }
 
-/// The frames of a message, chunk by chunk, and a small frame between any two.
-fn chunked(len: usize, stream: u32, between: &Bytes) -> (Vec<u8>, usize) {
+/// The frames of a message, chunk by chunk.
+fn chunked(len: usize, stream: u32) -> Vec<Bytes> {
     let (header, payload) = message(len);
     let mut out = Segments::default();
     let writer = encode_message(&mut out, &header, Payload::Shared(payload), stream);
-    let mut writer = writer.expect("small enough").expect("large");
-    let (mut wire, mut steps) = (Vec::new(), 0);
-    loop {
-        let more = writer.next_chunk(&mut out).expect("written");
-        assert!(out.len_bytes() < CHUNK_BYTES + 400, "never more than a chunk at once");
-        wire.extend_from_slice(&joined(&mut out));
-        steps += 1;
-        if !more {
-            return (wire, steps);
-        }
-        wire.extend_from_slice(between);
-    }
+    samples::chunks(writer.expect("small enough").expect("large"))
 }
 
 #[test]
@@ -170,14 +159,19 @@ fn exactly_64_kib_are_one_frame_and_one_byte_more_is_chunked() {
 fn long_messages_arrive_with_short_ones_between_their_chunks_and_are_copied_once() {
     let (short, expected) = encoded(&Frame::new(MessageType::Heartbeat, None, Bytes::new()));
     let len = 3 * CHUNK_BYTES + 17;
-    let (wire, steps) = chunked(len, 9, &short);
-    assert_eq!(steps, 4);
+    let steps = chunked(len, 9);
+    assert_eq!(steps.len(), 4);
+    assert!(
+        steps.iter().all(|step| step.len() < CHUNK_BYTES + 400),
+        "no more than a chunk at once"
+    );
+    let wire = steps.join(&short[..]);
     for piece in [1424, 70_000, 1 << 20] {
         let mut parser = MessageParser::new(Limits::default());
         let mut back = Vec::new();
         for piece in wire.chunks(piece) {
             parser.feed(Bytes::copy_from_slice(piece));
-            back.extend(std::iter::from_fn(|| parser.next_message().expect("sound")));
+            back.extend(samples::messages(&mut parser));
         }
         let last = back.pop().expect("the long one");
         assert_eq!(back, vec![expected.clone(); 3]);
@@ -212,9 +206,8 @@ fn messages_in_chunks_may_be_interleaved_and_given_up() {
     }
     let mut parser = MessageParser::new(Limits::default());
     parser.feed(joined(&mut out));
-    let lens: Vec<_> = std::iter::from_fn(|| parser.next_message().expect("sound"))
-        .map(|message| message.payload.len())
-        .collect();
+    let messages = samples::messages(&mut parser);
+    let lens: Vec<_> = messages.iter().map(|message| message.payload.len()).collect();
     assert_eq!(lens, [100_000, 100_002]);
     assert!(parser.is_idle());
 }

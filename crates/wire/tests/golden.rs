@@ -19,16 +19,14 @@ fn golden(name: &str) -> Bytes {
 
 /// What is written is the golden file; answers with the messages that it is read as.
 fn same(name: &str, write: impl FnOnce(&mut Segments) -> Result<(), WireError>) -> Vec<Frame> {
-    let mut out = Segments::default();
-    write(&mut out).expect("written");
-    assert_eq!(samples::joined(&mut out), golden(name), "{name}");
+    assert_eq!(samples::written(write), golden(name), "{name}");
     read(name)
 }
 
 fn read(name: &str) -> Vec<Frame> {
     let mut parser = MessageParser::new(Limits::default());
     parser.feed(golden(name));
-    let messages = std::iter::from_fn(|| parser.next_message().expect("sound")).collect();
+    let messages = samples::messages(&mut parser);
     assert!(parser.is_idle(), "{name}");
     messages
 }
@@ -134,11 +132,9 @@ fn chunked_messages() {
     // What the writer makes of a message is framed alike.
     let header = MessageHeader::new(MessageType::RaftMessage).with_request_id(ID);
     let hello_world = Bytes::from_static(b"hello world");
-    let mut out = Segments::default();
-    let mut writer = ChunkWriter::new(header, [hello_world], 7).expect("short");
-    assert!(!writer.next_chunk(&mut out).expect("written"));
-    let bytes = samples::joined(&mut out);
+    let chunks = samples::chunks(ChunkWriter::new(header, [hello_world], 7).expect("short"));
     let golden = golden("chunked");
     let begin = usize::from(golden[1]);
-    assert_eq!(bytes[..begin], golden[..begin]);
+    assert_eq!(chunks.len(), 1);
+    assert_eq!(chunks[0][..begin], golden[..begin]);
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use raft::prelude::{Entry, Message, MessageType as RaftType};
+use samples::written;
 use straightway_wire::raft::serialize_raft_message_fast;
 use straightway_wire::{
     Compressed, Compression, ERROR_NO_ID, ERROR_PAYLOAD, Event, Frame, Hello, Limits,
@@ -83,12 +84,6 @@ impl Side {
     }
 }
 
-fn wire(write: impl FnOnce(&mut Segments) -> Result<(), WireError>) -> Bytes {
-    let mut out = Segments::default();
-    write(&mut out).expect("short");
-    samples::joined(&mut out)
-}
-
 #[tokio::test]
 async fn calls_are_answered_under_their_ids() {
     let (mut near, mut far) = (Side::new(), Side::new());
@@ -125,7 +120,7 @@ async fn calls_under_way_are_bounded_and_answered_later() {
     let busy = replies.pop().expect("three").await.expect("answered");
     assert!(busy.error().expect("refused").contains("too many"));
     let ticket = far.service.kept.lock().expect("sound").pop().expect("two");
-    let late = wire(|out| encode_response(out, ticket.id(), RpcReply::Ok(Bytes::new())));
+    let late = written(|out| encode_response(out, ticket.id(), RpcReply::Ok(Bytes::new())));
     drop(ticket);
     drop(near.handle(late));
     assert!(replies.pop().expect("two").await.expect("answered").success());
@@ -147,7 +142,7 @@ async fn what_cannot_be_used_is_said_to_be_so() {
     drop(near.handle(answer));
     let error = reply.await.expect_err("refused");
     assert!(matches!(error, WireError::Peer { code: ERROR_PAYLOAD, .. }), "{error}");
-    let late = wire(|out| encode_error(out, Some([1; 16]), 9, "again"));
+    let late = written(|out| encode_error(out, Some([1; 16]), 9, "again"));
     assert!(matches!(near.handle(late).1, Ok(Some(Event::Unmatched(id))) if id == [1; 16]));
     assert_eq!(far.metrics.snapshot().refused, 1);
 }
@@ -172,9 +167,9 @@ fn heartbeats_are_echoed_once() {
 fn hello_and_close_are_told() {
     let mut side = Side::new();
     let hello = Hello { raft_id: 5, features: 1 << 60, ..Hello::default() };
-    let (_, event) = side.handle(wire(|out| encode_hello(out, &hello)));
+    let (_, event) = side.handle(written(|out| encode_hello(out, &hello)));
     assert!(matches!(event, Ok(Some(Event::Hello(told))) if told == hello));
-    let (_, event) = side.handle(wire(|out| encode_close(out, 65, "not a member")));
+    let (_, event) = side.handle(written(|out| encode_close(out, 65, "not a member")));
     let expected = Notice { code: 65, text: "not a member".to_owned() };
     assert!(matches!(event, Ok(Some(Event::Closed(notice))) if notice == expected));
 }

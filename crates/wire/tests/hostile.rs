@@ -111,9 +111,7 @@ fn payloads_over_the_limit_are_refused_before_they_come() {
 fn part(kind: MessageType, id: u32, seq: u32, role: StreamRole, payload: Bytes) -> Bytes {
     let stream = Some(StreamPart { id, seq, role });
     let header = MessageHeader { stream, ..MessageHeader::new(kind) };
-    let mut out = Segments::default();
-    encode_frame(&mut out, &header, payload).expect("short");
-    samples::joined(&mut out)
+    samples::written(|out| encode_frame(out, &header, payload))
 }
 
 fn begin(id: u32, total: u32) -> Bytes {

@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use samples::noise;
-use straightway_wire::io::{read_message_with, write_payload, write_segments};
+use straightway_wire::io::{StreamSource, read_message_with, write_payload, write_segments};
 use straightway_wire::{
     CHUNK_BYTES, Frame, IoConfig, LARGE_MESSAGE_THRESHOLD, MessageHeader, MessageReader,
     MessageType, Segments, WireError, ZeroCopyMessage, encode_frame, read_message,
     read_message_zero_copy, write_message, write_message_zero_copy,
 };
-use tokio::io::{AsyncWrite, AsyncWriteExt, duplex};
+use tokio::io::{AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
 
 /// Remembers each write: from where, and how much.
 #[derive(Default)]
@@ -130,35 +130,40 @@ async fn messages_of_all_sizes_cross_a_narrow_pipe() {
     tokio::join!(send, receive);
 }
 
+/// Writes messages, and ends the stream.
+async fn write_all(mut to: DuplexStream, frames: &[Frame]) {
+    for frame in frames {
+        let time = Duration::from_secs(9);
+        write_payload(&mut to, frame.header, &frame.payload, time).await.expect("written");
+    }
+}
+
+/// These messages come, and the end.
+async fn read_all(reader: &mut MessageReader<StreamSource<DuplexStream>>, frames: &[Frame]) {
+    for frame in frames {
+        let back = reader.next().await.expect("sound").expect("a message");
+        assert_eq!(back.payload, frame.payload);
+    }
+    assert!(reader.next().await.expect("sound").is_none());
+}
+
 #[tokio::test]
 async fn a_reader_takes_message_after_message_and_ends_with_the_stream() {
     let (mut near, far) = duplex(100_000);
     let mut out = Segments::default();
-    let frames: Vec<_> = (0..200_usize)
+    let mut frames: Vec<_> = (0..200_usize)
         .map(|index| Frame::new(MessageType::RaftMessage, None, noise(index * 7)))
         .collect();
+    for frame in &frames {
+        encode_frame(&mut out, &frame.header, frame.payload.clone()).expect("small");
+    }
+    frames.push(Frame::new(MessageType::Request, None, noise(100_000)));
     let send = async {
-        for frame in &frames {
-            encode_frame(&mut out, &frame.header, frame.payload.clone()).expect("small");
-        }
         write_segments(&mut near, &mut out, Duration::from_secs(9)).await.expect("written");
-        let header = MessageHeader::new(MessageType::Request);
-        write_payload(&mut near, header, &noise(100_000), Duration::from_secs(9))
-            .await
-            .expect("written");
-        drop(near);
+        write_all(near, &frames[200..]).await;
     };
     let mut reader = MessageReader::new(far, IoConfig::default());
-    let receive = async {
-        for frame in &frames {
-            let back = reader.next().await.expect("sound").expect("a message");
-            assert_eq!(back.payload, frame.payload);
-        }
-        let last = reader.next().await.expect("sound").expect("a message");
-        assert_eq!(last.payload, noise(100_000));
-        assert!(reader.next().await.expect("sound").is_none());
-    };
-    tokio::join!(send, receive);
+    tokio::join!(send, read_all(&mut reader, &frames));
     assert!(reader.parser().stats().sliced >= 190, "{:?}", reader.parser().stats());
 }
 
@@ -294,24 +299,9 @@ async fn a_long_payload_is_read_to_where_it_belongs() {
         .map(|len| Frame::new(MessageType::RaftMessage, None, noise(len)))
         .into();
     for pipe in [700, 9000, 40_000, 1 << 20] {
-        let (mut near, far) = duplex(pipe);
-        let send = async {
-            for frame in &frames {
-                let header = frame.header;
-                let time = Duration::from_secs(9);
-                write_payload(&mut near, header, &frame.payload, time).await.expect("written");
-            }
-            drop(near);
-        };
+        let (near, far) = duplex(pipe);
         let mut reader = MessageReader::new(far, IoConfig::default());
-        let receive = async {
-            for frame in &frames {
-                let back = reader.next().await.expect("sound").expect("a message");
-                assert_eq!(back.payload, frame.payload);
-            }
-            assert!(reader.next().await.expect("sound").is_none());
-        };
-        tokio::join!(send, receive);
+        tokio::join!(write_all(near, &frames), read_all(&mut reader, &frames));
         let copied = reader.parser().gathered_bytes();
         let all: usize = frames.iter().map(|frame| frame.payload.len()).sum();
         assert!(pipe < 40_000 || copied < all as u64 / 2, "{copied} of {all} through {pipe}");

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use straightway_wire::{
-    Compressed, Compression, Frame, MessageHeader, MessageType, Segments, TraceContext,
-    encode_frame,
+    ChunkWriter, Compressed, Compression, Frame, MessageHeader, MessageParser, MessageType,
+    Segments, TraceContext, WireError, encode_frame,
 };
 
 /// Any header of a frame that is no part of a chunked message.
@@ -43,13 +43,34 @@ pub fn any_frame(most: usize) -> impl Strategy<Value = Frame> {
 
 /// A frame's bytes, and the frame as it will be read.
 pub fn encoded(frame: &Frame) -> (Bytes, Frame) {
-    let mut out = Segments::default();
-    encode_frame(&mut out, &frame.header, frame.payload.clone()).expect("small enough");
+    let bytes = written(|out| encode_frame(out, &frame.header, frame.payload.clone()));
     let mut expected = frame.clone();
     expected.header.payload_len = u32::try_from(frame.payload.len()).expect("small");
     expected.header.payload_crc =
         frame.header.payload_crc.map(|_| straightway_wire::crc32c(&frame.payload));
-    (joined(&mut out), expected)
+    (bytes, expected)
+}
+
+/// What is written, as bytes.
+pub fn written(write: impl FnOnce(&mut Segments) -> Result<(), WireError>) -> Bytes {
+    let mut out = Segments::default();
+    write(&mut out).expect("small enough");
+    joined(&mut out)
+}
+
+/// A message in chunks, step by step.
+pub fn chunks(mut writer: ChunkWriter) -> Vec<Bytes> {
+    let (mut out, mut chunks, mut more) = (Segments::default(), Vec::new(), true);
+    while more {
+        more = writer.next_chunk(&mut out).expect("written");
+        chunks.push(joined(&mut out));
+    }
+    chunks
+}
+
+/// All messages that are there.
+pub fn messages(parser: &mut MessageParser) -> Vec<Frame> {
+    std::iter::from_fn(|| parser.next_message().expect("sound")).collect()
 }
 
 /// All bytes of a list, which is emptied.
