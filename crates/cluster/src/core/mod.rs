@@ -29,8 +29,8 @@ pub const ELECTION_TICKS: usize = 10;
 pub const HEARTBEAT_TICKS: usize = 1;
 /// Ticks after which a snapshot is offered again. Who is fetching it does not mind.
 const OFFER_TICKS: usize = 100;
-/// Most bytes of entries in one append message.
-const MAX_APPEND_BYTES: u64 = 256 << 10;
+/// Most bytes of entries that are read for one append message, or one entry of any length.
+pub(crate) const MAX_APPEND_BYTES: u64 = 256 << 10;
 /// Append messages under way to one follower.
 const MAX_INFLIGHT: usize = 32;
 /// Bytes of entries proposed and not yet committed; further proposals are refused as busy.

@@ -6,10 +6,17 @@ use straightway_wire::{Compression, FEATURE_LZ4, FEATURE_ZSTD, LARGE_MESSAGE_THR
 
 use super::gate::Rate;
 use super::queue::QueueLimits;
+use crate::catalogue::limits::COMMAND;
+use crate::core::MAX_APPEND_BYTES;
 use crate::error::ClusterError;
 
 /// Messages of the greatest length that a peer may have under way on its control lane.
 const CONTROL_AT_ONCE: usize = 16;
+
+/// What an append lane has to take: what the leader sends a follower that it probes, and as much again for what is around short
+/// entries. Of less, what such a follower lacks would be dropped each time.
+const LEAST_APPEND: u64 = 2 * MAX_APPEND_BYTES;
+const _: () = assert!(COMMAND as u64 + (64 << 10) <= LEAST_APPEND);
 
 /// Bounds of what a node sends, receives and waits for. The defaults suit a cluster in one place.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,9 +39,9 @@ pub struct NetLimits {
     pub append_queue: QueueLimits,
     /// Most bytes that are written at once.
     pub batch_bytes: usize,
-    /// Largest message on the control lane.
+    /// Largest message on the control lane; at least 64 KiB.
     pub control_message: u32,
-    /// Largest message on the append lane.
+    /// Largest message on the append lane; at least 512 KiB.
     pub append_message: u32,
     /// How messages on the append lane are compressed, to and from members that have the same here. `None`: not at all.
     pub compress: Option<Compression>,
@@ -92,10 +99,16 @@ impl Default for NetLimits {
 impl NetLimits {
     /// Whether others would talk to a node with these.
     pub(crate) fn check(&self) -> Result<(), ClusterError> {
-        let least = LARGE_MESSAGE_THRESHOLD;
-        if (self.control_message.min(self.append_message) as usize) < least {
-            let what = format!("messages of at most {least} bytes have to be taken on every lane");
-            return Err(ClusterError::Config { what });
+        for (lane, message, least) in [
+            ("control", self.control_message, LARGE_MESSAGE_THRESHOLD as u64),
+            ("append", self.append_message, LEAST_APPEND),
+        ] {
+            if u64::from(message) < least {
+                let what = format!(
+                    "messages of {least} bytes have to be taken on the {lane} lane, not of {message} at most"
+                );
+                return Err(ClusterError::Config { what });
+            }
         }
         Ok(())
     }

@@ -144,12 +144,27 @@ async fn what_the_peer_does_not_take_is_not_sent() {
     let after = stats(&nodes[0], 2).append;
     assert_eq!(after.dropped, before.dropped + 1, "{after:?}");
     assert_eq!(after.connections, before.connections, "{after:?}");
+}
 
-    let small = start(3, 1 << 10);
-    let (sender, _inbound) = tokio::sync::mpsc::channel(1);
-    let (handlers, config, _) = small.parts();
-    let refused = Network::start(config, sender, handlers, &[]).await;
-    assert!(matches!(refused, Err(ClusterError::Config { .. })), "{refused:?}");
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_that_does_not_take_what_members_send_is_refused() {
+    let begin = async |control_message, append_message| {
+        let mut start = Start::new(1);
+        start.limits = NetLimits { control_message, append_message, ..start.limits };
+        let (sender, _inbound) = tokio::sync::mpsc::channel(1);
+        let (handlers, config, _) = start.parts();
+        Network::start(config, sender, handlers, &[]).await
+    };
+    let least = (64 << 10, 512 << 10);
+    for (control, append, lane) in
+        [(least.0 - 1, least.1, "control"), (least.0, least.1 - 1, "append")]
+    {
+        match begin(control, append).await {
+            Err(ClusterError::Config { what }) => assert!(what.contains(lane), "{what}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    begin(least.0, least.1).await.expect("that is enough");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
