@@ -106,11 +106,14 @@ struct Inbox {
     shared: Arc<Shared>,
     peer: Arc<Peer>,
     lane: Lane,
-    /// Of the frame at hand, how much memory its payload keeps.
+    /// Of the frame at hand, how much memory its payload keeps as long as a slice of it lives. This is no part of the peer's
+    /// share, which is taken before the message is read: most messages have no slice of their frame, and would take a thousand
+    /// times what they need. Whoever gets the message counts it, once it is known what is sliced and what was copied out.
     kept: AtomicUsize,
 }
 
-/// Room for one message: a share of the peer's memory, and a place in the queue.
+/// Room for one message: a share of the peer's memory, as large as the message itself will be
+/// ([`memory_of`]: its bytes and the list of its entries), and a place in the queue.
 struct Room<'a> {
     held: Held,
     place: mpsc::Permit<'a, Inbound>,

@@ -42,7 +42,7 @@ use crate::transfer::{TransferServer, Transfers};
 
 /// Messages from peers between the network and Raft's ring.
 const INBOUND: usize = 256;
-/// Batches for the applying thread.
+/// Tasks for the applying thread, of all sorts; the driver lets far fewer batches wait there (`MAX_AHEAD` in `backlog.rs`).
 const TASKS: usize = 256;
 /// Puts at a time whose last copies are made behind the answer.
 const LATE: usize = 1024;

@@ -12,7 +12,9 @@ use crate::net::{Held, Lane};
 /// Entries, and their bytes, that are handed to the applying thread at once.
 const MAX_TASK: usize = 4096;
 const MAX_TASK_BYTES: usize = 4 << 20;
-/// Such tasks that wait for the applying thread.
+/// Such tasks that wait for the applying thread. Its queue has more places (`TASKS` in `start.rs`): they are for what is no
+/// batch (a mark, a catalogue to be frozen for a peer), which must not wait for a place that this thread fills again at once,
+/// and for [`Driver::hand_over`], which gives it all that waits here.
 const MAX_AHEAD: usize = 8;
 /// Entries that may wait here, and their bytes, before nothing is taken that adds to them.
 const MAX_WAITING: usize = 64 << 10;
