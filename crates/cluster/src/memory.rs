@@ -1,4 +1,4 @@
-//! Objects in memory: for tests, and to see what a store has to do.
+//! Objects in memory, and an observer that does nothing: for tests, and to see what a store has to do.
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -9,8 +9,21 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
-use crate::ids::ObjectId;
+use crate::catalogue::Event;
+use crate::ids::{ObjectId, RaftId};
+use crate::node::Observer;
 use crate::store::{BoxFuture, ObjectInfo, ObjectReader, ObjectSink, ObjectStore, StoreError};
+
+/// An [`Observer`] that does nothing with what it is told: for a member whose bytes nobody serves.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoObserver;
+
+impl Observer for NoObserver {
+    fn event(&self, _: u64, _: &Event) {}
+    fn skipped(&self) {}
+    fn leader(&self, _: u64, _: RaftId) {}
+    fn forget(&self, _: Vec<ObjectId>) {}
+}
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

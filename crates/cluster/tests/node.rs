@@ -5,24 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use straightway_cluster::catalogue::{Condition, Entry, Event};
-use straightway_cluster::memory::{Fault, MemoryStore};
+use straightway_cluster::catalogue::{Condition, Entry};
+use straightway_cluster::memory::{Fault, MemoryStore, NoObserver};
 use straightway_cluster::{
     Arriving, Cluster, ClusterConfig, ClusterError, Consistency, Fetched, JoinRole, ObjectId,
-    ObjectInfo, ObjectStore, Observer, PutOutcome, RaftId, Start, StoreError,
+    ObjectInfo, ObjectStore, PutOutcome, RaftId, Start, StoreError,
 };
 
 const PATIENCE: Duration = Duration::from_mins(1);
-
-#[derive(Debug)]
-struct Nobody;
-
-impl Observer for Nobody {
-    fn event(&self, _: u64, _: &Event) {}
-    fn skipped(&self) {}
-    fn leader(&self, _: u64, _: RaftId) {}
-    fn forget(&self, _: Vec<ObjectId>) {}
-}
 
 struct Node {
     cluster: Cluster,
@@ -59,7 +49,7 @@ async fn start_with(start: Start, copies: usize, repair_after: Duration) -> Node
         discover: false,
         compress: None,
     };
-    let cluster = Cluster::start(config, Arc::new(store.clone()), Arc::new(Nobody)).await;
+    let cluster = Cluster::start(config, Arc::new(store.clone()), Arc::new(NoObserver)).await;
     Node { cluster: cluster.expect("a member"), store, _folder: folder }
 }
 

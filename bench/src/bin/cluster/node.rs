@@ -6,24 +6,14 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use straightway_cluster::catalogue::{Condition, Event};
-use straightway_cluster::memory::MemoryStore;
-use straightway_cluster::{Cluster, ClusterConfig, JoinRole, ObjectId, Observer, Start};
+use straightway_cluster::catalogue::Condition;
+use straightway_cluster::memory::{MemoryStore, NoObserver};
+use straightway_cluster::{Cluster, ClusterConfig, JoinRole, Start};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::load::Target;
 use crate::{Processes, VALUE};
-
-#[derive(Debug)]
-struct Nobody;
-
-impl Observer for Nobody {
-    fn event(&self, _: u64, _: &Event) {}
-    fn skipped(&self) {}
-    fn leader(&self, _: u64, _: u64) {}
-    fn forget(&self, _: Vec<ObjectId>) {}
-}
 
 /// This program as a member: `node FOLDER [TICKET]`.
 pub fn run() {
@@ -48,7 +38,7 @@ pub fn run() {
             log_entries: 10_000,
             compress: None,
         };
-        let cluster = Cluster::start(config, Arc::new(MemoryStore::new()), Arc::new(Nobody)).await.expect("a member");
+        let cluster = Cluster::start(config, Arc::new(MemoryStore::new()), Arc::new(NoObserver)).await.expect("a member");
         if ticket.is_none() {
             assert!(cluster.ready(Duration::from_secs(10)).await, "ready");
             println!("ticket {}", cluster.ticket(Duration::from_secs(60), JoinRole::Voter).await.expect("a ticket"));

@@ -5,28 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raft::prelude::{Message, MessageType};
-use straightway_cluster::catalogue::{Condition, Event, Scope};
-use straightway_cluster::memory::MemoryStore;
+use straightway_cluster::catalogue::{Condition, Scope};
+use straightway_cluster::memory::{MemoryStore, NoObserver};
 use straightway_cluster::mesh::discovery;
 use straightway_cluster::net::{
     Handlers, Identity, Lane, LocalNode, MemberAddress, NetConfig, Network, Refusal,
 };
-use straightway_cluster::{
-    Cluster, ClusterConfig, ClusterError, JoinRole, NodeKey, ObjectId, Observer, Start, Ticket,
-};
+use straightway_cluster::{Cluster, ClusterConfig, ClusterError, JoinRole, NodeKey, Start, Ticket};
 use tokio::sync::mpsc;
 
 use crate::support::{Answers, Door, LONG, NoBulk, loopback, message, soon, until};
-
-#[derive(Debug)]
-struct Nobody;
-
-impl Observer for Nobody {
-    fn event(&self, _: u64, _: &Event) {}
-    fn skipped(&self) {}
-    fn leader(&self, _: u64, _: u64) {}
-    fn forget(&self, _: Vec<ObjectId>) {}
-}
 
 fn config(folder: &Path, start: Start) -> ClusterConfig {
     ClusterConfig {
@@ -45,7 +33,7 @@ fn config(folder: &Path, start: Start) -> ClusterConfig {
 }
 
 async fn start(config: ClusterConfig) -> Result<Cluster, ClusterError> {
-    let started = Cluster::start(config, Arc::new(MemoryStore::new()), Arc::new(Nobody));
+    let started = Cluster::start(config, Arc::new(MemoryStore::new()), Arc::new(NoObserver));
     soon("a member", started).await
 }
 
