@@ -37,6 +37,13 @@ async fn start(config: ClusterConfig) -> Result<Cluster, ClusterError> {
     soon("a member", started).await
 }
 
+/// Stops a member for another one in its folder: what was under way lets go of that a moment later.
+async fn end(member: Cluster, folder: &Path) {
+    member.stop().await;
+    drop(member);
+    until("its folder to be free", || Identity::open(folder).is_ok()).await;
+}
+
 /// The first member of a cluster, and a ticket.
 async fn first(config: ClusterConfig) -> (Cluster, Ticket) {
     let cluster = start(config).await.expect("started");
@@ -153,21 +160,19 @@ async fn a_node_that_ended_between_the_answer_and_the_first_snapshot_goes_on() {
     assert_eq!(two.id(), 2);
     two.stop().await;
     assert!(two.catalogue().members().is_empty());
-    drop(two);
+    end(two, folders[1].path()).await;
     let again = ClusterConfig { listen: place, ..config(folders[1].path(), join(&ticket)) };
     let two = start(again).await.expect("started");
     until("the catalogue", || two.catalogue().members().len() == 2).await;
-    two.stop().await;
+    end(two, folders[1].path()).await;
     // From now on it knows by its catalogue.
-    drop(two);
     let identity = Identity::open(folders[1].path()).expect("opened");
     assert_eq!(identity.record().members.len(), 2);
     drop(identity);
     let again = ClusterConfig { listen: place, ..config(folders[1].path(), Start::First) };
     let two = start(again).await.expect("started");
     assert!(two.ready(LONG).await);
-    two.stop().await;
-    drop(two);
+    end(two, folders[1].path()).await;
     let identity = Identity::open(folders[1].path()).expect("opened");
     assert!(identity.record().members.is_empty());
     one.stop().await;
@@ -235,9 +240,8 @@ async fn members_that_have_all_moved_find_each_other_by_their_beacons() {
     let (one, ticket) = first(found(folders[0].path(), Start::First)).await;
     let two = start(found(folders[1].path(), join(&ticket))).await.expect("joined");
     assert!(two.ready(LONG).await);
-    two.stop().await;
-    one.stop().await;
-    drop((one, two));
+    end(two, folders[1].path()).await;
+    end(one, folders[0].path()).await;
     // Each dials the other where it was.
     let places = [free(), free()];
     let moved = |at: usize, begin| {
@@ -262,8 +266,7 @@ async fn a_member_that_has_moved_is_found_where_it_dials_from() {
     let (one, ticket) = first(config(folders[0].path(), Start::First)).await;
     let two = start(config(folders[1].path(), join(&ticket))).await.expect("joined");
     assert!(two.ready(LONG).await);
-    two.stop().await;
-    drop(two);
+    end(two, folders[1].path()).await;
     // It dials the first, which knows its old place only, answers it where it dials from, and is told by the log then.
     let place = free();
     let moved = ClusterConfig { listen: place, ..config(folders[1].path(), join(&ticket)) };
