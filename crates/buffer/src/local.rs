@@ -3,6 +3,7 @@
 //! Last in, first out, so that the buffer that is taken is the one whose lines are still in the processor's cache. A
 //! cache fills from and spills to the shared store by halves. When its thread ends, it goes back as a whole.
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 use std::ptr;
 
 use crate::pool::{NoCache, Shared};
@@ -11,28 +12,38 @@ use crate::stats::{ClassCounts, add_own};
 use crate::sync::{Arc, with};
 
 thread_local! {
-    static CACHES: RefCell<Vec<Cache>> = const { RefCell::new(Vec::new()) };
+    /// Never dropped, so that taking and giving back need not ask whether it still lives: `END` empties it.
+    static CACHES: RefCell<ManuallyDrop<Vec<Cache>>> =
+        const { RefCell::new(ManuallyDrop::new(Vec::new())) };
+    static END: End = const { End };
 }
+
+/// Gives up a thread's caches when the thread ends.
+struct End;
 
 /// One thread's cache for one pool. It keeps the pool's inside alive.
 struct Cache {
     pool: Arc<Shared>,
-    /// By class, as `magazines`.
-    counts: Arc<[ClassCounts]>,
+    /// By class.
     magazines: Box<[Magazine]>,
 }
 
 struct Magazine {
+    /// Of the class.
+    size: usize,
     blocks: Vec<IdleBlock>,
     room: usize,
+    counts: Arc<ClassCounts>,
 }
 
-/// An idle block of a class, if one lies in this thread's cache. The way that nearly all take: short, and without a call.
+/// An idle block for `len` bytes, if one of the smallest class that has them lies in this thread's cache. The way that
+/// nearly all take: short, and without a call.
 #[inline]
-pub(crate) fn take(pool: &Arc<Shared>, class: usize) -> Option<IdleBlock> {
+pub(crate) fn take(pool: &Arc<Shared>, len: usize) -> Option<IdleBlock> {
     let taken = CACHES.try_with(|caches| {
         let mut caches = caches.try_borrow_mut().ok()?;
-        caches.iter_mut().find(|cache| Arc::ptr_eq(&cache.pool, pool))?.take(class)
+        let cache = caches.iter_mut().find(|cache| Arc::ptr_eq(&cache.pool, pool))?;
+        cache.magazines.iter_mut().find(|magazine| len <= magazine.size)?.take()
     });
     taken.ok().flatten()
 }
@@ -44,6 +55,8 @@ pub(crate) fn refill(pool: &Arc<Shared>, class: usize) -> Result<Option<IdleBloc
     if !pool.is_cached() {
         return Err(NoCache);
     }
+    // From here on somebody empties the caches; a thread that is ending has done so already.
+    END.try_with(|_| ()).map_err(|_| NoCache)?;
     let taken = CACHES.try_with(|caches| {
         let mut caches = caches.try_borrow_mut().map_err(|_| NoCache)?;
         let at = caches.iter().position(|cache| Arc::ptr_eq(&cache.pool, pool));
@@ -56,31 +69,58 @@ pub(crate) fn refill(pool: &Arc<Shared>, class: usize) -> Result<Option<IdleBloc
         };
         caches.get_mut(at).ok_or(NoCache)?.refill(class)
     });
-    // The thread is ending and its caches are gone.
     taken.unwrap_or(Err(NoCache))
 }
 
-/// Puts a block into this thread's cache for its pool, if there is one.
+/// Puts a block into this thread's cache for its pool, if there is one, it has room, and that is all there is to do. As
+/// short as [`take`].
 #[inline]
-pub(crate) fn put(pool: *const Shared, block: IdleBlock) -> Result<(), IdleBlock> {
-    // Outside of the closure, which is dropped with what it holds when the thread is ending.
+pub(crate) fn put(block: IdleBlock) -> Result<(), IdleBlock> {
+    // Outside of the closure, which drops what it holds where there is no cell for this thread.
     let mut block = Some(block);
     let put = CACHES.try_with(|caches| {
         let mut caches = caches.try_borrow_mut().ok()?;
+        let pool = block.as_ref()?.pool().map_or(ptr::null(), Arc::as_ptr);
         let cache = caches.iter_mut().find(|cache| ptr::eq(Arc::as_ptr(&cache.pool), pool))?;
-        if cache.pool.is_closed() {
-            // Nobody takes from it any more.
-            drop_closed(&mut caches);
+        if cache.pool.is_careful() {
             return None;
         }
-        cache.put(block.take()?).err()
+        let magazine = cache.magazines.get_mut(block.as_ref()?.class())?;
+        let len = magazine.blocks.len();
+        // A vector that would have to grow is left alone too: what that takes would be in the way.
+        if len >= magazine.room || len == magazine.blocks.capacity() {
+            return None;
+        }
+        magazine.put(block.take()?);
+        Some(())
     });
-    put.ok().flatten().or(block).map_or(Ok(()), Err)
+    put.ok().flatten();
+    block.map_or(Ok(()), Err)
 }
 
+/// As [`put`], and makes room if there is none. What had to be done to the block is done.
 #[cold]
-fn drop_closed(caches: &mut Vec<Cache>) {
-    caches.retain(|cache| !cache.pool.is_closed());
+pub(crate) fn put_with_care(pool: &Arc<Shared>, block: IdleBlock) -> Result<(), IdleBlock> {
+    let mut block = Some(block);
+    let put = CACHES.try_with(|caches| {
+        let mut caches = caches.try_borrow_mut().ok()?;
+        if pool.is_closed() {
+            // Nobody takes from it any more.
+            caches.retain(|cache| !cache.pool.is_closed());
+            return None;
+        }
+        let cache = caches.iter_mut().find(|cache| Arc::ptr_eq(&cache.pool, pool))?;
+        let magazine = cache.magazines.get_mut(block.as_ref()?.class())?;
+        if magazine.blocks.len() >= magazine.room {
+            magazine.spill(pool);
+        }
+        if magazine.room > 0 {
+            magazine.put(block.take()?);
+        }
+        Some(())
+    });
+    put.ok().flatten();
+    block.map_or(Ok(()), Err)
 }
 
 /// Gives up this thread's cache for a pool: what is in it goes to the shared store.
@@ -94,6 +134,14 @@ pub(crate) fn flush(pool: &Arc<Shared>) {
     flushed.unwrap_or_default();
 }
 
+impl Drop for End {
+    fn drop(&mut self) {
+        let caches = CACHES
+            .try_with(|caches| caches.try_borrow_mut().map(|mut all| std::mem::take(&mut **all)));
+        drop(caches);
+    }
+}
+
 impl Cache {
     /// `None`: the pool has no bytes left for another thread's cache.
     fn new(pool: &Arc<Shared>) -> Option<Self> {
@@ -102,29 +150,18 @@ impl Cache {
         }
         let magazine = |size: &usize| {
             let room = pool.cache_room(*size);
-            Magazine { blocks: Vec::with_capacity(room), room }
+            let counts = ClassCounts::of_blocks(pool.classes.bytes_for(*size).unwrap_or(0));
+            let counts = Arc::new(counts);
+            Magazine { size: *size, blocks: Vec::with_capacity(room), room, counts }
         };
-        let counts: Arc<[_]> =
-            pool.classes.sizes().iter().map(|_| ClassCounts::default()).collect();
-        with(&pool.threads, |threads| threads.push(counts.clone()));
-        let magazines = pool.classes.sizes().iter().map(magazine).collect();
-        Some(Self { pool: pool.clone(), counts, magazines })
-    }
-
-    #[inline]
-    fn take(&mut self, class: usize) -> Option<IdleBlock> {
-        let (magazine, counts) = (self.magazines.get_mut(class)?, self.counts.get(class)?);
-        let block = magazine.blocks.pop()?;
-        add_own(&counts.hits, 1);
-        Some(block)
+        let magazines: Box<[_]> = pool.classes.sizes().iter().map(magazine).collect();
+        let counts = magazines.iter().map(|magazine| magazine.counts.clone());
+        with(&pool.threads, |threads| threads.extend(counts));
+        Some(Self { pool: pool.clone(), magazines })
     }
 
     fn refill(&mut self, class: usize) -> Result<Option<IdleBlock>, NoCache> {
-        let (Some(magazine), Some(counts)) =
-            (self.magazines.get_mut(class), self.counts.get(class))
-        else {
-            return Err(NoCache);
-        };
+        let magazine = self.magazines.get_mut(class).ok_or(NoCache)?;
         if magazine.room == 0 {
             // Too large for a thread to sit on.
             return Err(NoCache);
@@ -132,41 +169,35 @@ impl Cache {
         if magazine.blocks.is_empty() {
             let half = magazine.room.div_ceil(2);
             let filled = self.pool.take_many(class, half, &mut magazine.blocks);
-            add_own(&counts.filled, filled as u64);
+            add_own(&magazine.counts.filled, filled as u64);
         }
-        Ok(self.take(class))
-    }
-
-    /// Takes the block if its class is kept.
-    #[inline]
-    fn put(&mut self, block: IdleBlock) -> Result<(), IdleBlock> {
-        let class = block.class();
-        let (Some(magazine), Some(counts)) =
-            (self.magazines.get_mut(class), self.counts.get(class))
-        else {
-            return Err(block);
-        };
-        if magazine.blocks.len() >= magazine.room && !magazine.spill(counts, &self.pool) {
-            return Err(block);
-        }
-        add_own(&counts.returns, 1);
-        magazine.blocks.push(block);
-        Ok(())
+        Ok(magazine.take())
     }
 }
 
 impl Magazine {
-    /// Makes room; `false`: there is none at all.
-    #[cold]
-    fn spill(&mut self, counts: &ClassCounts, pool: &Shared) -> bool {
+    #[inline]
+    fn take(&mut self) -> Option<IdleBlock> {
+        let block = self.blocks.pop()?;
+        add_own(&self.counts.hits, 1);
+        Some(block)
+    }
+
+    #[inline]
+    fn put(&mut self, block: IdleBlock) {
+        self.blocks.push(block);
+        add_own(&self.counts.returns, 1);
+    }
+
+    /// Makes room, if there is any at all.
+    fn spill(&mut self, pool: &Shared) {
         // The older half: what was used last stays.
         for spilled in self.blocks.drain(..self.room.div_ceil(2)) {
-            add_own(&counts.spilled, 1);
+            add_own(&self.counts.spilled, 1);
             if !pool.keep(spilled) {
-                add_own(&counts.unkept, 1);
+                add_own(&self.counts.unkept, 1);
             }
         }
-        self.room > 0
     }
 }
 
@@ -177,17 +208,20 @@ impl Drop for Cache {
         let blocks = || self.magazines.iter().flat_map(|magazine| &magazine.blocks);
         pool.hold(blocks().map(|block| block.bytes() as u64).sum());
         pool.end_lease();
-        for (magazine, counts) in self.magazines.iter_mut().zip(self.counts.iter()) {
+        for magazine in &mut self.magazines {
             for block in magazine.blocks.drain(..) {
-                add_own(&counts.spilled, 1);
+                add_own(&magazine.counts.spilled, 1);
                 if !pool.keep_counted(block) {
-                    add_own(&counts.unkept, 1);
+                    add_own(&magazine.counts.unkept, 1);
                 }
             }
         }
+        let is_own = |counts: &Arc<ClassCounts>| {
+            self.magazines.iter().any(|magazine| Arc::ptr_eq(counts, &magazine.counts))
+        };
         with(&pool.threads, |threads| {
-            threads.retain(|counts| !Arc::ptr_eq(counts, &self.counts));
-            self.counts.iter().for_each(|counts| pool.common.absorb(counts));
+            threads.retain(|counts| !is_own(counts));
+            self.magazines.iter().for_each(|magazine| pool.common.absorb(&magazine.counts));
         });
     }
 }

@@ -61,9 +61,11 @@ pub(crate) struct Shared {
     pub(crate) common: Counts,
     /// Blocks that exist.
     blocks: AtomicU64,
-    /// Of each thread's cache, by class.
-    pub(crate) threads: Mutex<Vec<Arc<[ClassCounts]>>>,
+    /// Of each class in each thread's cache.
+    pub(crate) threads: Mutex<Vec<Arc<ClassCounts>>>,
     closed: AtomicBool,
+    /// What comes back needs more than a place: it has to be wiped, or the pool is closed.
+    careful: AtomicBool,
     waiting: Waiting,
     pub(crate) watch: Watch,
 }
@@ -77,6 +79,7 @@ impl BufferPool {
         let classes = Classes::new(config.classes.clone(), config.align)?;
         let counter = || AtomicU64::new(0);
         let mut shared = Shared {
+            careful: AtomicBool::new(config.wipe),
             config,
             cache_bytes: 0,
             allocated: counter(),
@@ -113,10 +116,9 @@ impl BufferPool {
     #[inline]
     pub fn acquire(&self, len: usize) -> Result<PooledBuffer, BufferError> {
         let shared = &self.0.0;
-        let class = shared.classes.for_len(len);
-        let block = match class.and_then(|class| local::take(shared, class)) {
+        let block = match local::take(shared, len) {
             Some(block) => block,
-            None => Shared::find(shared, class, len)?,
+            None => Shared::find(shared, len)?,
         };
         shared.watch.lent(&block);
         Ok(PooledBuffer::new(block.lend()))
@@ -133,10 +135,7 @@ impl BufferPool {
         with(&shared.threads, |threads| {
             shared.common.add_to(&mut stats);
             for counts in threads.iter() {
-                for (counts, size) in counts.iter().zip(shared.classes.sizes()) {
-                    let bytes = shared.classes.bytes_for(*size).unwrap_or(0);
-                    counts.add_to(&mut stats, bytes as u64);
-                }
+                counts.add_to(&mut stats);
             }
         });
         stats.allocations = stats.misses + stats.oversize;
@@ -185,36 +184,42 @@ impl BufferPool {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.0.closed.store(true, Ordering::SeqCst);
+        self.0.careful.store(true, Ordering::SeqCst);
         local::flush(&self.0);
         self.0.drain();
     }
 }
 
-/// A block comes back: to the thread's cache, to the shared store, or to the system.
-pub(crate) fn give_back(mut block: IdleBlock) {
-    let Some(pool) = block.pool() else { return };
-    pool.watch.back(&block);
-    let (wipe, shared) = (pool.config.wipe, Arc::as_ptr(pool));
-    if wipe {
-        block.wipe();
+/// A block comes back: to the thread's cache, to the shared store, or to the system. Nearly all go the first way, so all
+/// that the others need is in one call at the end.
+pub(crate) fn give_back(block: IdleBlock) {
+    if let Some(pool) = block.pool() {
+        pool.watch.back(&block);
     }
-    if let Err(block) = local::put(shared, block) {
-        give_back_to_store(block);
+    if let Err(block) = local::put(block) {
+        give_back_further(block);
     }
 }
 
 #[cold]
-fn give_back_to_store(block: IdleBlock) {
+fn give_back_further(mut block: IdleBlock) {
     // The block may be freed, and its way to the pool with it, before this is done with the pool.
     let Some(pool) = block.pool().cloned() else { return };
-    pool.take_back(block);
+    if pool.config.wipe {
+        block.wipe();
+    }
+    if let Err(block) = local::put_with_care(&pool, block) {
+        pool.take_back(block);
+    }
 }
 
 impl Shared {
     /// A block that is not in this thread's cache: out of the shared store, or a new one.
     #[cold]
-    fn find(this: &Arc<Self>, class: Option<usize>, len: usize) -> Result<IdleBlock, BufferError> {
-        let Some(class) = class else { return Self::create(this, len, NO_CLASS) };
+    fn find(this: &Arc<Self>, len: usize) -> Result<IdleBlock, BufferError> {
+        let Some(class) = this.classes.for_len(len) else {
+            return Self::create(this, len, NO_CLASS);
+        };
         let idle = if let Ok(block) = local::refill(this, class) {
             block
         } else {
@@ -403,6 +408,10 @@ impl Shared {
         freed
     }
 
+    pub(crate) fn is_careful(&self) -> bool {
+        self.careful.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
@@ -489,7 +498,11 @@ mod local {
         Err(NoCache)
     }
 
-    pub(super) fn put(_: *const Shared, block: IdleBlock) -> Result<(), IdleBlock> {
+    pub(super) fn put(block: IdleBlock) -> Result<(), IdleBlock> {
+        Err(block)
+    }
+
+    pub(super) fn put_with_care(_: &Arc<Shared>, block: IdleBlock) -> Result<(), IdleBlock> {
         Err(block)
     }
 

@@ -23,20 +23,23 @@ use crate::shared::SharedPacket;
 /// assert_eq!(&packet[..], b"headpayload");
 /// # Ok::<(), straightway_buffer::BufferError>(())
 /// ```
+// In this order, in which it is both written and moved as one pair of words and one word: a processor that is to read a pair
+// of which one word was just written waits for the write, about as long as all of `acquire` takes.
 #[derive(Debug)]
+#[repr(C)]
 pub struct PooledBuffer {
-    block: UniqueBlock,
     start: usize,
     len: usize,
+    block: UniqueBlock,
 }
 
 impl PooledBuffer {
     pub(crate) fn new(block: UniqueBlock) -> Self {
-        Self { block, start: 0, len: 0 }
+        Self { start: 0, len: 0, block }
     }
 
     pub(crate) fn from_parts(block: UniqueBlock, start: usize, len: usize) -> Self {
-        Self { block, start, len }
+        Self { start, len, block }
     }
 
     /// Bytes that it can hold, headroom aside.

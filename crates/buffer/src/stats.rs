@@ -61,6 +61,8 @@ pub(crate) struct Counts {
 /// that taking a block and putting it back count one number each.
 #[derive(Debug, Default)]
 pub(crate) struct ClassCounts {
+    /// Bytes of memory behind each block of the class.
+    bytes: u64,
     pub(crate) hits: AtomicU64,
     /// Blocks that came back, kept in the end or not.
     pub(crate) returns: AtomicU64,
@@ -94,14 +96,18 @@ impl Counts {
 }
 
 impl ClassCounts {
-    /// `bytes`: of memory behind each block of the class.
-    pub(crate) fn add_to(&self, stats: &mut PoolStats, bytes: u64) {
+    /// Nothing yet, of blocks of that many bytes.
+    pub(crate) fn of_blocks(bytes: usize) -> Self {
+        Self { bytes: bytes as u64, ..Self::default() }
+    }
+
+    pub(crate) fn add_to(&self, stats: &mut PoolStats) {
         let (hits, returns, unkept) = (read(&self.hits), read(&self.returns), read(&self.unkept));
         stats.hits += hits;
         stats.returns += returns.saturating_sub(unkept);
         stats.drops += unkept;
         let idle = (read(&self.filled) + returns).saturating_sub(hits + read(&self.spilled));
-        stats.bytes_held += idle * bytes;
+        stats.bytes_held += idle * self.bytes;
     }
 }
 
