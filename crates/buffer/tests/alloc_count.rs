@@ -3,7 +3,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use straightway_buffer::packet::take_buffer;
+use straightway_buffer::packet::{get_buffer, return_buffer, take_buffer};
 use straightway_buffer::{
     Arena, BufferPool, BufferTier, LargeBufferPool, PoolConfig, Reason, SharedPacket,
 };
@@ -104,6 +104,22 @@ fn packet_buffers_cost_nothing_once_there() {
     };
     round();
     let (allocations, _) = cost(|| (0..1000).for_each(|_| round()));
+    assert_eq!(allocations, 0);
+}
+
+#[test]
+fn packet_buffers_by_value_cost_nothing_once_there() {
+    let round = || {
+        let mut buffers = [100, 300, 1500].map(get_buffer);
+        for buffer in &mut buffers {
+            buffer.extend_from_slice(b"straight");
+        }
+        buffers.into_iter().for_each(return_buffer);
+        // In the other form: what one gave back the other takes.
+        drop([100, 300, 1500].map(take_buffer));
+    };
+    round();
+    let (allocations, _) = cost(|| (0..100).for_each(|_| round()));
     assert_eq!(allocations, 0);
 }
 

@@ -77,6 +77,30 @@ fn a_thread_keeps_a_bounded_number_of_packet_buffers() {
 }
 
 #[test]
+fn a_thread_that_ends_frees_its_packet_buffers_and_keeps_none_from_there_on() {
+    struct Late;
+    impl Drop for Late {
+        fn drop(&mut self) {
+            // The pool's own are gone: what comes now is freed, which Miri checks.
+            let (before, late) = (packet::stats(), take_buffer(100));
+            drop(late);
+            let after = packet::stats();
+            assert_eq!((before.bytes_held, after.bytes_held), (0, 0));
+            assert_eq!((after.misses - before.misses, after.drops - before.drops), (1, 1));
+        }
+    }
+    thread_local! {
+        static LATE: Late = const { Late };
+    }
+    afresh(|| {
+        // Registered first, so that it is destroyed last.
+        LATE.with(|_| ());
+        drop(take_buffer(100));
+        assert_eq!(packet::stats().bytes_held, 256);
+    });
+}
+
+#[test]
 fn a_buffer_dropped_while_its_thread_ends_is_no_panic() {
     thread_local! {
         static LAST: std::cell::RefCell<Vec<packet::PacketBuffer>> = const { std::cell::RefCell::new(Vec::new()) };
