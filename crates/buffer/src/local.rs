@@ -225,3 +225,37 @@ impl Drop for Cache {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::config::PoolConfig;
+    use crate::pool::BufferPool;
+
+    fn caches() -> usize {
+        CACHES.with(|caches| caches.borrow().len())
+    }
+
+    #[test]
+    fn a_buffer_that_comes_back_to_a_closed_pool_takes_the_cache_with_it() {
+        let pool = BufferPool::new(PoolConfig::packets()).expect("a pool");
+        let of_thread = pool.clone();
+        let ((uses, in_use), (close, closed)) = (channel(), channel());
+        let other = std::thread::spawn(move || {
+            let buffers = [(); 2].map(|()| of_thread.acquire(100).expect("a buffer"));
+            let [idle, last] = buffers;
+            drop((idle, of_thread));
+            uses.send(caches()).expect("heard");
+            closed.recv().expect("told");
+            let before = caches();
+            drop(last);
+            (before, caches())
+        });
+        assert_eq!(in_use.recv(), Ok(1));
+        drop(pool);
+        close.send(()).expect("heard");
+        assert_eq!(other.join().expect("content"), (1, 0));
+    }
+}
