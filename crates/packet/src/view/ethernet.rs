@@ -24,8 +24,7 @@ impl EtherType {
 
     #[inline]
     fn is_tag(self) -> bool {
-        // Most types are below both.
-        self.0 >= Self::VLAN.0 && matches!(self, Self::VLAN | Self::PROVIDER_VLAN)
+        matches!(self, Self::VLAN | Self::PROVIDER_VLAN)
     }
 }
 
@@ -91,6 +90,10 @@ impl<'a> Ethernet<'a> {
         let (header, payload) = bytes
             .split_first_chunk::<14>()
             .ok_or_else(|| E::of(|| truncated(LAYER, Self::HEADER_BYTES, bytes.len())))?;
+        // What most frames carry is asked for first, and as it lies there.
+        if field(header, 12) == EtherType::IPV4.0.to_be_bytes() {
+            return Ok(Self { header, tags: &[], ether_type: EtherType::IPV4, payload });
+        }
         let ether_type = EtherType(be16(header, 12));
         if ether_type.is_tag() {
             return Self::tagged(header, payload);
@@ -98,8 +101,7 @@ impl<'a> Ethernet<'a> {
         Ok(Self { header, tags: &[], ether_type, payload })
     }
 
-    #[cold]
-    #[inline(never)]
+    #[inline]
     fn tagged<E: Fault>(header: &'a [u8; 14], behind: &'a [u8]) -> Result<Self, E> {
         let mut ether_type = EtherType(be16(header, 12));
         let mut len = 0;

@@ -1,4 +1,8 @@
 //! A frame, all layers at once.
+#![expect(
+    clippy::inline_always,
+    reason = "inlined, only what the caller looks at is read; else all of it is put together in memory, which takes longer than reading it"
+)]
 use super::{
     Addresses, Arp, EtherType, Ethernet, Fault, Icmp, IcmpVersion, Ipv4, Ipv6, Tcp, Udp, Unsaid,
     protocol, truncated,
@@ -67,7 +71,7 @@ impl<'a> Frame<'a> {
     ///
     /// # Errors
     /// Those of the layers.
-    #[inline]
+    #[inline(always)]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
         Self::check(bytes).map_err(|Unsaid| Self::fault(bytes))
     }
@@ -83,7 +87,7 @@ impl<'a> Frame<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn check<E: Fault>(bytes: &'a [u8]) -> Result<Self, E> {
         let ethernet = Ethernet::check(bytes)?;
         let payload = ethernet.payload();
@@ -96,7 +100,7 @@ impl<'a> Frame<'a> {
         Ok(Self { ethernet, network, transport })
     }
 
-    #[inline]
+    #[inline(always)]
     fn ipv4<E: Fault>(bytes: &'a [u8]) -> Result<(Network<'a>, Transport<'a>), E> {
         let ip = Ipv4::check(bytes)?;
         let transport = if ip.is_fragment() {
@@ -107,7 +111,7 @@ impl<'a> Frame<'a> {
         Ok((Network::Ipv4(ip), transport))
     }
 
-    #[inline]
+    #[inline(always)]
     fn ipv6<E: Fault>(bytes: &'a [u8]) -> Result<(Network<'a>, Transport<'a>), E> {
         let ip = Ipv6::check(bytes)?;
         let transport = match ip.check_upper()? {
@@ -148,7 +152,7 @@ impl<'a> Frame<'a> {
 }
 
 impl<'a> Transport<'a> {
-    #[inline]
+    #[inline(always)]
     fn parse<E: Fault>(protocol: u8, version: IcmpVersion, bytes: &'a [u8]) -> Result<Self, E> {
         Ok(match (protocol, version) {
             (protocol::TCP, _) => Self::Tcp(Tcp::check(bytes)?),

@@ -9,7 +9,6 @@ use crate::field::{be16, be32};
 pub struct Tcp<'a> {
     fixed: &'a [u8; 20],
     segment: &'a [u8],
-    header_len: usize,
 }
 
 /// The flags of a segment.
@@ -76,7 +75,12 @@ impl<'a> Tcp<'a> {
         if header_len > bytes.len() {
             return Err(E::of(|| truncated(LAYER, header_len, bytes.len())));
         }
-        Ok(Self { fixed, segment: bytes, header_len })
+        Ok(Self { fixed, segment: bytes })
+    }
+
+    #[inline]
+    fn header_len(&self) -> usize {
+        usize::from(self.fixed[12] >> 4) * 4
     }
 
     /// The sender's port.
@@ -123,13 +127,13 @@ impl<'a> Tcp<'a> {
 
     /// Its options in order.
     pub fn options(&self) -> TcpOptions<'a> {
-        TcpOptions(self.segment.get(Self::HEADER_BYTES..self.header_len).unwrap_or_default())
+        TcpOptions(self.segment.get(Self::HEADER_BYTES..self.header_len()).unwrap_or_default())
     }
 
     /// The data.
     #[inline]
     pub fn payload(&self) -> &'a [u8] {
-        self.segment.get(self.header_len..).unwrap_or_default()
+        self.segment.get(self.header_len()..).unwrap_or_default()
     }
 
     /// Checks the checksum.

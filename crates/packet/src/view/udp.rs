@@ -1,5 +1,6 @@
 //! UDP (RFC 768).
 use super::{Addresses, Fault, bad, protocol, truncated, verified};
+use crate::checksum::Checksum;
 use crate::error::PacketError;
 use crate::field::be16;
 
@@ -7,7 +8,6 @@ use crate::field::be16;
 #[derive(Debug, Clone, Copy)]
 pub struct Udp<'a> {
     header: &'a [u8; 8],
-    bytes: &'a [u8],
     payload: &'a [u8],
 }
 
@@ -35,7 +35,7 @@ impl<'a> Udp<'a> {
         // A length below the header's wraps: it is longer than any payload, so that one check finds both kinds of error.
         let payload = behind.get(..len.wrapping_sub(Self::HEADER_BYTES));
         let payload = payload.ok_or_else(|| E::of(|| Self::wrong_length(len, bytes.len())))?;
-        Ok(Self { header, bytes, payload })
+        Ok(Self { header, payload })
     }
 
     #[cold]
@@ -45,11 +45,6 @@ impl<'a> Udp<'a> {
         } else {
             truncated(LAYER, len, have)
         }
-    }
-
-    /// Header and data, without what the length leaves out.
-    fn datagram(&self) -> &'a [u8] {
-        self.bytes.get(..Self::HEADER_BYTES + self.payload.len()).unwrap_or_default()
     }
 
     /// The sender's port.
@@ -83,7 +78,11 @@ impl<'a> Udp<'a> {
         if self.checksum() == 0 && matches!(addresses, Addresses::V4 { .. }) {
             return Ok(());
         }
-        let sum = addresses.checksum(protocol::UDP, self.datagram());
+        let mut sum = Checksum::new();
+        addresses.add_pseudo(&mut sum, protocol::UDP, Self::HEADER_BYTES + self.payload.len());
+        sum.add(self.header);
+        sum.add(self.payload);
+        let sum = sum.finish();
         verified(LAYER, self.checksum(), if self.checksum() == 0 { sum.max(1) } else { sum })
     }
 }
