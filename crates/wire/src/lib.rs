@@ -96,4 +96,4 @@ pub use rpc::{
     encode_response,
 };
 pub use segments::{CUT, Mark, QUIC_CUT, Segments};
-pub use stream::{Assembler, ChunkWriter, MessageParser, encode_message};
+pub use stream::{ChunkWriter, MessageParser, encode_message};

@@ -99,8 +99,6 @@ pub enum Payload<'a> {
     Borrowed(&'a [u8]),
     /// Shared.
     Shared(Bytes),
-    /// In parts, as an encoder made it.
-    Segments(Vec<Bytes>),
 }
 
 impl Payload<'_> {
@@ -109,7 +107,6 @@ impl Payload<'_> {
         match self {
             Self::Borrowed(bytes) => bytes.len(),
             Self::Shared(bytes) => bytes.len(),
-            Self::Segments(parts) => parts.iter().map(Bytes::len).sum(),
         }
     }
 
@@ -118,15 +115,14 @@ impl Payload<'_> {
         self.len() == 0
     }
 
-    /// Its parts; what was borrowed is copied, and counted.
-    pub(crate) fn into_parts(self) -> Vec<Bytes> {
+    /// Its bytes; what was borrowed is copied, and counted.
+    pub(crate) fn into_bytes(self) -> Bytes {
         match self {
             Self::Borrowed(bytes) => {
                 straightway_buffer::count_copied(bytes.len(), straightway_buffer::Reason::Gather);
-                vec![Bytes::copy_from_slice(bytes)]
+                Bytes::copy_from_slice(bytes)
             }
-            Self::Shared(bytes) => vec![bytes],
-            Self::Segments(parts) => parts,
+            Self::Shared(bytes) => bytes,
         }
     }
 }

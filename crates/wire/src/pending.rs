@@ -93,13 +93,6 @@ pub struct PendingReply {
     pending: Pending,
 }
 
-impl PendingReply {
-    /// The request's id.
-    pub fn id(&self) -> RequestId {
-        self.id
-    }
-}
-
 impl Future for PendingReply {
     type Output = Answer;
 

@@ -4,8 +4,7 @@
 //! Request   service_len u8 | method_len u8 | service | method | payload
 //! Response  flags u8 (1 success, 2 payload, 4 error) | 0 | error_len u16 LE | error | payload
 //! ```
-//! They are for answers that fit into a frame of 64 KiB. What is longer is sent as a chunked message
-//! ([`RpcReply::into_payload`]), or beside the messages altogether.
+//! They are for answers that fit into a frame of 64 KiB. What is longer is sent beside the messages.
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -16,7 +15,6 @@ use crate::frame::{begin_frame, end_frame};
 use crate::header::{MessageHeader, RequestId};
 use crate::kind::MessageType;
 use crate::limits::LARGE_MESSAGE_THRESHOLD;
-use crate::message::Payload;
 use crate::segments::Segments;
 
 const SUCCESS: u8 = 1;
@@ -219,13 +217,6 @@ pub enum RpcReply {
 }
 
 impl RpcReply {
-    /// The payload of a response, for messages of any length.
-    pub fn into_payload(self) -> Payload<'static> {
-        let mut head = Segments::default();
-        let result = self.put_head(&mut head);
-        Payload::Segments(head.finish().iter().cloned().chain(result).collect())
-    }
-
     fn put_head(self, out: &mut Segments) -> Option<Bytes> {
         match self {
             Self::Ok(result) => {

@@ -15,7 +15,7 @@ const HEAD_BYTES: usize = 4 << 10;
 /// A buffer of heads that has grown beyond this is given up by [`Segments::clear`].
 const HEAD_BYTES_KEPT: usize = 512 << 10;
 
-/// A place in [`Segments`], to measure or to write over what follows it. Void after [`Segments::finish`] and
+/// A place in [`Segments`], to measure or to take back what follows it. Void after [`Segments::finish`] and
 /// [`Segments::clear`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
@@ -42,7 +42,7 @@ pub(crate) struct Cursor {
 ///
 /// let body = Bytes::from(vec![7; 1000]);
 /// let mut segments = Segments::new(512);
-/// segments.put_u32_le(1000);
+/// segments.put_slice(&1000_u32.to_le_bytes());
 /// segments.push(body.clone());
 /// segments.put_slice(b"end");
 /// let parts = segments.finish();
@@ -103,49 +103,6 @@ impl Segments {
         }
         self.head.extend_from_slice(bytes);
         self.len += bytes.len();
-    }
-
-    /// Appends one byte.
-    pub fn put_u8(&mut self, byte: u8) {
-        self.put_slice(&[byte]);
-    }
-
-    /// Appends a little-endian number.
-    pub fn put_u32_le(&mut self, number: u32) {
-        self.put_slice(&number.to_le_bytes());
-    }
-
-    /// Appends a little-endian number.
-    pub fn put_u64_le(&mut self, number: u64) {
-        self.put_slice(&number.to_le_bytes());
-    }
-
-    /// Appends a number as protobuf writes it: seven bits a byte, the lowest first.
-    pub fn put_varint(&mut self, mut number: u64) {
-        let mut bytes = [0; 10];
-        let mut len = 0;
-        for byte in &mut bytes {
-            len += 1;
-            *byte = (number & 0x7f) as u8;
-            number >>= 7;
-            if number == 0 {
-                break;
-            }
-            *byte |= 0x80;
-        }
-        self.put_slice(&bytes[..len]);
-    }
-
-    /// Lets `write` append to the buffer of heads. Whatever it does to what was there before is lost on nobody but the
-    /// reader: it must only append.
-    pub fn put_with<T>(&mut self, write: impl FnOnce(&mut BytesMut) -> T) -> T {
-        if self.head.is_empty() {
-            self.first_room();
-        }
-        let before = self.head.len();
-        let answer = write(&mut self.head);
-        self.len += self.head.len().saturating_sub(before);
-        answer
     }
 
     /// Appends a payload: by reference from `cut` bytes on, otherwise copied, which is counted.
@@ -218,17 +175,6 @@ impl Segments {
         let mut sum = Crc32c::default();
         self.visit_since(mark, |part| sum.update(part));
         sum.sum()
-    }
-
-    /// Writes over bytes that were put in as heads right after `mark`, `at` bytes on. Answers `false`, and does nothing,
-    /// when there are not as many, or the mark is void.
-    pub fn patch(&mut self, mark: Mark, at: usize, bytes: &[u8]) -> bool {
-        let range =
-            mark.head.checked_add(at).and_then(|from| Some(from..from.checked_add(bytes.len())?));
-        let range = range.filter(|_| self.is_current(mark));
-        let Some(place) = range.and_then(|range| self.head.get_mut(range)) else { return false };
-        place.copy_from_slice(bytes);
-        true
     }
 
     /// The heads between two places.
@@ -333,7 +279,7 @@ mod tests {
     fn large_parts_keep_their_memory_and_small_ones_are_gathered() {
         let large = Bytes::from(vec![1; 600]);
         let mut segments = Segments::new(512);
-        segments.put_u8(9);
+        segments.put_slice(&[9]);
         segments.push(Bytes::from_static(b"small"));
         segments.push(large.clone());
         segments.push(large.slice(..511));
@@ -345,20 +291,6 @@ mod tests {
         assert_eq!(parts[3].as_ptr(), large[1..].as_ptr());
         assert_eq!(parts.iter().map(Bytes::len).sum::<usize>(), expected);
         assert_eq!(segments.io_slices().map(|slice| slice.len()).sum::<usize>(), expected);
-    }
-
-    #[test]
-    fn heads_can_be_written_over_until_they_are_finished() {
-        let mut segments = Segments::new(4);
-        segments.put_slice(b"before");
-        let mark = segments.mark();
-        segments.put_u32_le(0);
-        segments.push(Bytes::from_static(b"payload"));
-        assert!(segments.patch(mark, 0, &7_u32.to_le_bytes()));
-        assert!(!segments.patch(mark, 1, &7_u32.to_le_bytes()), "beyond the heads");
-        assert!(!segments.patch(mark, usize::MAX, b"x"));
-        assert_eq!(segments.len_since(mark), 11);
-        assert_eq!(joined(segments.finish()), b"before\x07\0\0\0payload");
     }
 
     #[test]
@@ -408,17 +340,6 @@ mod tests {
             prop_assert_eq!(segments.len_since(mark.0), expected.len() - mark.1);
             prop_assert_eq!(segments.crc_since(mark.0), crate::crc::crc32c(&expected[mark.1..]));
             prop_assert_eq!(joined(segments.finish()), expected);
-        }
-
-        #[test]
-        fn varints_are_as_protobuf_writes_them(number: u64) {
-            let mut segments = Segments::default();
-            segments.put_varint(number);
-            let mut back = 0_u64;
-            for (index, byte) in joined(segments.finish()).into_iter().enumerate() {
-                back |= u64::from(byte & 0x7f) << (7 * index);
-            }
-            prop_assert_eq!(back, number);
         }
     }
 }

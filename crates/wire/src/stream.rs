@@ -33,18 +33,11 @@ pub fn encode_message(
     stream: u32,
 ) -> Result<Option<ChunkWriter>, WireError> {
     if should_stream(payload.len()) {
-        return ChunkWriter::new(*header, payload.into_parts(), stream).map(Some);
+        return ChunkWriter::new(*header, [payload.into_bytes()], stream).map(Some);
     }
     match payload {
         Payload::Shared(payload) => encode_frame(out, header, payload)?,
         Payload::Borrowed(payload) => encode_frame_borrowed(out, header, payload)?,
-        Payload::Segments(parts) => {
-            let frame = begin_frame(out, header);
-            for part in parts {
-                out.push(part);
-            }
-            end_frame(out, frame)?;
-        }
     }
     Ok(None)
 }
@@ -179,7 +172,7 @@ impl ChunkWriter {
 
 /// Puts chunked messages together, a bounded number at the same time.
 #[derive(Debug)]
-pub struct Assembler {
+pub(crate) struct Assembler {
     limits: Limits,
     open: Vec<Open>,
     /// Bytes that the open ones will have.
@@ -199,34 +192,19 @@ struct Open {
 
 impl Assembler {
     /// An empty one.
-    pub fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self { limits: limits.clamped(), open: Vec::new(), promised: 0 }
     }
 
     /// Forgets what is under way.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.open = Vec::new();
         self.promised = 0;
     }
 
     /// Messages that are under way.
-    pub fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.open.len()
-    }
-
-    /// Takes a frame: answers with it if it is no part of a chunked message, with the message if it is the last part.
-    ///
-    /// # Errors
-    /// [`WireError::Stream`], [`WireError::TooLarge`], [`WireError::PayloadChecksum`].
-    pub fn accept(&mut self, frame: Frame) -> Result<Option<Frame>, WireError> {
-        let Some(part) = frame.header.stream else { return Ok(Some(frame)) };
-        if part.role != StreamRole::Chunk {
-            return self.turn(&frame.header, part);
-        }
-        let from = self.chunk(part, frame.payload.len())?;
-        self.gather(part.id)?.append(&frame.payload);
-        self.verify(&frame.header, part.id, from)?;
-        Ok(None)
     }
 
     /// A beginning, or an end and with it the message.
@@ -398,11 +376,6 @@ impl MessageParser {
     /// Whether a chunked message is under way, or was the last one: most of what comes next will have a place.
     pub(crate) fn is_streaming(&self) -> bool {
         self.frames.was_streamed() || self.assembler.open() > 0
-    }
-
-    /// Bytes that were fed and not taken yet.
-    pub fn backlog(&self) -> usize {
-        self.frames.backlog()
     }
 
     /// Whether nothing is half-way: no frame, and no chunked message.
