@@ -159,12 +159,6 @@ impl Recovered {
         }
         self.entries.iter().find(|entry| entry.index == index).map(|entry| entry.term)
     }
-
-    /// The last entry of the log, or the mark if none follows.
-    pub fn last_index(&self) -> u64 {
-        let mark = self.snapshot.as_ref().map_or(0, |mark| mark.index);
-        self.entries.last().map_or(mark, |entry| entry.index)
-    }
 }
 
 /// What a log did since it was opened.

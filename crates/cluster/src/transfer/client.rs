@@ -241,11 +241,6 @@ impl<About> Pull<About> {
         &self.about
     }
 
-    /// From where it comes.
-    pub fn peer(&self) -> RaftId {
-        self.peer
-    }
-
     /// The next bytes, each chunk checked; `None`: that was all, and of what came whole length and digest are right.
     ///
     /// # Errors
