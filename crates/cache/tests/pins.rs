@@ -4,11 +4,10 @@
 mod support;
 
 use std::io::Read;
-use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
 use straightway_cache::{CacheError, FileRange, RawDiskCache};
-use support::{KIB, MIB, Scratch, body};
+use support::{KIB, MIB, Scratch, body, socket_pair};
 
 /// Stores more than the cache holds, twice over.
 async fn lap(cache: &RawDiskCache, salt: u64) -> u64 {
@@ -45,12 +44,6 @@ async fn a_slice_that_is_held_keeps_its_bytes_while_eviction_laps_the_cache() {
     drop((tail, packed));
     assert_eq!(cache.zero_copy_stats().await.pins_held, 0);
     assert!(lap(&cache, 3).await > 100, "the space is used again");
-}
-
-fn socket_pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
-    (client, listener.accept().expect("accepted").0)
 }
 
 /// Fills a socket's queue by `sendfile` without reading it, lets go of the pin, has the space rewritten, and only then

@@ -3,11 +3,10 @@
 mod support;
 
 use std::io::Read;
-use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
 
 use straightway_cache::{IoMode, RawDiskCache, ZeroCopyConfig};
-use support::{KIB, MIB, Scratch, body};
+use support::{KIB, MIB, Scratch, body, socket_pair};
 
 #[tokio::test]
 async fn small_objects_skip_the_mapping() {
@@ -116,12 +115,6 @@ async fn the_portable_mode_serves_the_same_bytes_by_copy() {
     let stats = cache.zero_copy_stats().await;
     assert_eq!(stats.mmap_reads, 0);
     assert_eq!(stats.bytes_copied, 500 * KIB as u64);
-}
-
-fn socket_pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
-    (client, listener.accept().expect("accepted").0)
 }
 
 async fn send_and_read(cache: &RawDiskCache, key: &str, len: usize, blocking: bool) -> Vec<u8> {

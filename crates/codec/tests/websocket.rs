@@ -272,19 +272,23 @@ fn compressed_messages_come_out_whole() {
     assert_eq!(both(&frame(TEXT | rsv1, &bomb), true), [Out::End(CloseCode::TooBig)]);
 }
 
+/// The bytes in pieces of these lengths, and what is left.
+fn in_pieces(mut rest: &[u8], cuts: Vec<usize>) -> Vec<Vec<u8>> {
+    let mut pieces = Vec::new();
+    for cut in cuts {
+        let (front, back) = rest.split_at(cut.min(rest.len()));
+        pieces.push(front.to_vec());
+        rest = back;
+    }
+    pieces.push(rest.to_vec());
+    pieces
+}
+
 proptest! {
     #[test]
     fn any_bytes_in_any_pieces_give_the_same(bytes in proptest::collection::vec(any::<u8>(), 0..300), cuts in proptest::collection::vec(1..40usize, 0..20), deflated: bool) {
         let whole = read(Role::Server, deflated, [bytes.clone()]);
-        let mut pieces = Vec::new();
-        let mut rest = &bytes[..];
-        for cut in cuts {
-            let (front, back) = rest.split_at(cut.min(rest.len()));
-            pieces.push(front.to_vec());
-            rest = back;
-        }
-        pieces.push(rest.to_vec());
-        prop_assert_eq!(read(Role::Server, deflated, pieces), whole);
+        prop_assert_eq!(read(Role::Server, deflated, in_pieces(&bytes, cuts)), whole);
     }
 
     /// Sound frames in any order, and one bit that is not: what comes out does not depend on where it was cut.
@@ -297,14 +301,7 @@ proptest! {
         }
         let whole = read(Role::Server, deflated, [bytes.clone()]);
         prop_assert_eq!(read(Role::Server, deflated, bytes.iter().map(|byte| vec![*byte])), whole.clone());
-        let (mut pieces, mut rest) = (Vec::new(), &bytes[..]);
-        for cut in cuts {
-            let (front, back) = rest.split_at(cut.min(rest.len()));
-            pieces.push(front.to_vec());
-            rest = back;
-        }
-        pieces.push(rest.to_vec());
-        prop_assert_eq!(read(Role::Server, deflated, pieces), whole);
+        prop_assert_eq!(read(Role::Server, deflated, in_pieces(&bytes, cuts)), whole);
     }
 
     #[test]

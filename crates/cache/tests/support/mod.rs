@@ -1,6 +1,7 @@
 //! What the cache's tests share: a cache in a scratch folder, and bodies in which every byte can be told apart.
 #![allow(unreachable_pub, reason = "a module of each test binary")]
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -47,4 +48,11 @@ pub fn body(seed: u64, len: usize) -> Bytes {
     }
     bytes.truncate(len);
     Bytes::from(bytes)
+}
+
+/// Both ends of a connection.
+pub fn socket_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let client = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
+    (client, listener.accept().expect("accepted").0)
 }

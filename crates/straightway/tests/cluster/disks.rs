@@ -6,14 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-fn sh(command: &str) -> Result<(), String> {
-    let output = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).output();
-    let output = output.map_err(|error| error.to_string())?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
-}
+use crate::cluster::sh;
 
 /// A small disk, gone when dropped: after the nodes that live on it.
 pub struct Disk {

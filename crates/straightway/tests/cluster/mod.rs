@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
@@ -306,6 +306,16 @@ pub fn insist(what: &str, mut act: impl FnMut() -> std::io::Result<u16>) {
         // Pause: another process is asked again.
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Runs a command of the shell; what it complained about if it failed.
+pub fn sh(command: &str) -> Result<(), String> {
+    let output = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }
 
 /// Removes what a node keeps, as a new disk would.

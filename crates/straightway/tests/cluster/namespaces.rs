@@ -5,9 +5,8 @@
 #![allow(unreachable_pub, reason = "a module of each test binary")]
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 use std::os::fd::AsRawFd;
-use std::process::{Command, Stdio};
 
-use crate::cluster::{Nodes, Setup};
+use crate::cluster::{Nodes, Setup, sh};
 
 /// A machine that nobody is.
 const NOBODY: &str = "02:00:00:00:00:99";
@@ -17,15 +16,6 @@ fn run(command: &str) {
     if let Err(reason) = sh(command) {
         panic!("{command}: {reason}");
     }
-}
-
-fn sh(command: &str) -> Result<(), String> {
-    let output = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).output();
-    let output = output.map_err(|error| error.to_string())?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }
 
 /// The namespaces; gone when it ends.
