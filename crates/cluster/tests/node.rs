@@ -316,6 +316,33 @@ async fn what_a_removed_member_held_is_copied_anew_and_what_is_evicted_is_not() 
     only_what_was_lost(&nodes, objects).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_damaged_is_copied_anew_wherever_it_was() {
+    let nodes = vec![start_with(Start::First, 2, Duration::from_secs(6)).await];
+    assert!(nodes[0].cluster.ready(PATIENCE).await);
+    let nodes = joined(nodes, 2, Duration::from_secs(6)).await;
+    put(&nodes[0], "film", 1000).await.expect("stored");
+    let object = entry(&nodes[0], "film").await.object;
+    let copies =
+        |nodes: &[Node]| nodes.iter().filter(|node| node.store.get(object).is_some()).count();
+    for at in 0..3 {
+        // One that is helped out by a third is no damage.
+        if copies(&nodes) > 2 {
+            evict(&nodes[at], object).await;
+            until("it is known", || holders(&nodes[0], object).len() == 2).await;
+        }
+        if nodes[at].store.get(object).is_none() {
+            continue;
+        }
+        nodes[at].store.forget(vec![object]).await;
+        nodes[at].cluster.damaged(object);
+        until("there are two again", || {
+            copies(&nodes) == 2 && holders(&nodes[0], object).len() == 2
+        })
+        .await;
+    }
+}
+
 /// What comes, as long as something does.
 async fn all_of(arriving: &mut Arriving) -> Result<Vec<u8>, ClusterError> {
     let mut found = Vec::new();

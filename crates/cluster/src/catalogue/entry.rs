@@ -30,16 +30,23 @@ pub struct Entry {
     pub last_modified_ms: u64,
     /// The members that hold the bytes, in the order of their numbers; at least one.
     pub holders: Arc<[RaftId]>,
-    /// How many holders there should be. One less for each that had no room for it any more: no copy is made because of that.
+    /// How many holders its put asked for.
     pub copies: u8,
+    /// How many of them there need not be any more, because as many had no room for it: no copy is made because of that.
+    pub evicted: u8,
     /// The index of the command that put it there.
     pub index: u64,
 }
 
 impl Entry {
+    /// How many holders there should be.
+    pub fn due(&self) -> usize {
+        usize::from(self.copies.saturating_sub(self.evicted))
+    }
+
     /// Copies that there should be and are not: they have not been made yet, went with a member that was removed, or are damaged.
     pub fn missing(&self) -> usize {
-        usize::from(self.copies).saturating_sub(self.holders.len())
+        self.due().saturating_sub(self.holders.len())
     }
 
     /// Whether it may be served at that time.
@@ -77,6 +84,7 @@ pub(super) struct EntryRecord<'a> {
     last_modified_ms: u64,
     holders: Vec<RaftId>,
     copies: u8,
+    evicted: u8,
     index: u64,
 }
 
@@ -93,6 +101,7 @@ impl<'a> From<&'a Entry> for EntryRecord<'a> {
             last_modified_ms: entry.last_modified_ms,
             holders: entry.holders.to_vec(),
             copies: entry.copies,
+            evicted: entry.evicted,
             index: entry.index,
         }
     }
@@ -113,6 +122,7 @@ impl ArchivedEntryRecord<'_> {
             last_modified_ms: self.last_modified_ms.to_native(),
             holders: self.holders.iter().map(|holder| holder.to_native()).collect(),
             copies: self.copies,
+            evicted: self.evicted,
             index: self.index.to_native(),
         }
     }

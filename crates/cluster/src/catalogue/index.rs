@@ -21,6 +21,8 @@ pub(super) struct Index {
     by_expiry: BTreeSet<(u64, ObjectId)>,
     /// Those of which copies are missing, by the index of the command that put them.
     short: BTreeMap<u64, ObjectId>,
+    /// How often more copies of an entry were missing than before.
+    fell_short: u64,
     bytes: u64,
     texts: BTreeSet<Arc<str>>,
 }
@@ -85,6 +87,11 @@ impl Index {
         self.short.range(indexes).filter_map(|(_, object)| self.by_object(*object))
     }
 
+    /// How often more copies of an entry were missing than before, since this node has it in memory.
+    pub(super) fn fell_short(&self) -> u64 {
+        self.fell_short
+    }
+
     /// Number of entries of which copies are missing.
     pub(super) fn short_len(&self) -> usize {
         self.short.len()
@@ -141,14 +148,15 @@ impl Index {
         Some(entry)
     }
 
-    /// Gives an entry other holders, and another number that there should be.
+    /// Gives an entry other holders, of which so many need not be there.
     pub(super) fn hold(
         &mut self,
         entry: &Arc<Entry>,
         holders: Arc<[RaftId]>,
-        copies: u8,
+        evicted: u8,
     ) -> Arc<Entry> {
-        let after = Arc::new(Entry { holders, copies, ..Entry::clone(entry) });
+        let after = Arc::new(Entry { holders, evicted, ..Entry::clone(entry) });
+        self.fell_short += u64::from(after.missing() > entry.missing());
         if after.missing() > 0 {
             self.short.insert(after.index, after.object);
         } else {

@@ -54,6 +54,12 @@ impl Catalogue {
         self.shared.state.read().index.short(indexes).take(limit).cloned().collect()
     }
 
+    /// How often more copies of an entry were missing than before, as far as this process has seen: otherwise than it was, some
+    /// are to be made of entries that had enough.
+    pub fn fell_short(&self) -> u64 {
+        self.shared.state.read().index.fell_short()
+    }
+
     /// Number of entries of which copies are missing.
     pub fn short_len(&self) -> usize {
         self.shared.state.read().index.short_len()

@@ -92,6 +92,7 @@ pub(super) fn format() -> [u8; 10] {
         last_modified_ms: put.last_modified_ms,
         holders: put.holders.into(),
         copies: put.copies,
+        evicted: 31,
         index: 30,
     };
     append(&EntryRecord::from(&entry), &mut bytes);

@@ -206,6 +206,7 @@ impl State {
             last_modified_ms: put.last_modified_ms.to_native(),
             holders: holders.into(),
             copies: put.copies,
+            evicted: 0,
             index,
         });
         self.index.link(Arc::clone(&entry));
@@ -310,7 +311,10 @@ impl State {
             if let Err(place) = entry.holders.binary_search(&node) {
                 let mut holders = entry.holders.to_vec();
                 holders.insert(place, node);
-                effects.changes.stored(&self.index.hold(&entry, holders.into(), entry.copies));
+                // Who has it again had room for it.
+                let left = usize::from(entry.copies).saturating_sub(holders.len());
+                let evicted = entry.evicted.min(u8::try_from(left).unwrap_or(u8::MAX));
+                effects.changes.stored(&self.index.hold(&entry, holders.into(), evicted));
             }
         }
         for object in change.lost.iter().map(ArchivedObjectId::get) {
@@ -340,9 +344,8 @@ impl State {
         let left: Vec<RaftId> = entry.holders.iter().copied().filter(|id| *id != node).collect();
         if !left.is_empty() {
             // As many are missing as before, unless there were more than there should be.
-            let fewer = no_room && entry.holders.len() <= usize::from(entry.copies);
-            let copies = entry.copies - u8::from(fewer);
-            effects.changes.stored(&self.index.hold(entry, left.into(), copies));
+            let evicted = entry.evicted + u8::from(no_room && entry.holders.len() <= entry.due());
+            effects.changes.stored(&self.index.hold(entry, left.into(), evicted));
         } else if let Some(entry) = self.take(&entry.key, effects) {
             effects.events.push(Event::Evicted(entry));
         }

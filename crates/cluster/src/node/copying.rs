@@ -89,12 +89,8 @@ impl Copying {
         holders: &[RaftId],
         needed: usize,
     ) -> Result<Vec<RaftId>, ClusterError> {
-        // Some may hold it and not be known to.
-        let mut known = holders.to_vec();
-        self.holders
-            .retain(|id| !known.contains(id) && self.shared.catalogue.member(*id).is_some());
-        known.append(&mut self.holders);
-        self.holders = known;
+        // Some have evicted it meanwhile, or are no members any more.
+        self.holders = holders.to_vec();
         self.failures = Failures::default();
         let mut others = self.shared.by_distance();
         others.retain(|id| !self.holders.contains(id) && !self.asked.contains(id));

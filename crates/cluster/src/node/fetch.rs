@@ -407,10 +407,14 @@ impl Passage {
                 return;
             }
             let Some(from) = peer else {
-                if let Some(stored) = &mut self.stored
-                    && Ended::of(stored).await == Ended::Stored
-                {
-                    return;
+                if let Some(stored) = &mut self.stored {
+                    let ended = tokio::select! {
+                        ended = Ended::of(stored) => ended,
+                        () = self.sender.closed() => return,
+                    };
+                    if ended == Ended::Stored {
+                        return;
+                    }
                 }
                 let _ = timeout(STALLED, self.sender.send(Err(failure))).await;
                 return;

@@ -156,7 +156,6 @@ impl Cluster {
     pub fn damaged(&self, object: ObjectId) {
         if self.0.catalogue.by_object(object).is_some() {
             self.0.holdings.damaged(self.0.id, object);
-            self.0.repair.damaged();
         }
     }
 

@@ -40,7 +40,6 @@ const GATHER_LEAST: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Repair {
     news: Notify,
-    damaged: AtomicU64,
     made: AtomicU64,
     failed: AtomicU64,
 }
@@ -48,12 +47,6 @@ pub(super) struct Repair {
 impl Repair {
     /// There are other members than before.
     pub(super) fn news(&self) {
-        self.news.notify_one();
-    }
-
-    /// A copy of this member's is damaged, as the catalogue is about to know.
-    pub(super) fn damaged(&self) {
-        self.damaged.fetch_add(1, Ordering::Relaxed);
         self.news.notify_one();
     }
 
@@ -114,11 +107,13 @@ async fn work(shared: &Weak<Shared>, watch: &mut Watch, known: u64) -> Option<()
         sleep(PAUSE).await;
     }
     watch.seen = watch.seen.max(after);
-    while watch.full && !watch.news {
+    while let Walk::Due(key) = &watch.walk
+        && !watch.news
+    {
         let one = going(shared)?;
-        let page = one.catalogue.list("", watch.page.as_deref(), AT_ONCE);
-        watch.page = page.get(AT_ONCE - 1).map(|last| last.key.clone());
-        watch.full = watch.page.is_some();
+        let page = one.catalogue.list("", key.as_deref(), AT_ONCE);
+        let last = page.get(AT_ONCE - 1).map(|last| last.key.clone());
+        watch.walk = last.map_or(Walk::Done, |last| Walk::Due(Some(last)));
         watch.again |= one.mend_all(page, watch).await;
         drop(one);
         sleep(PAUSE).await;
@@ -126,6 +121,14 @@ async fn work(shared: &Weak<Shared>, watch: &mut Watch, known: u64) -> Option<()
     let left = !going(shared)?.catalogue.short(..=known, 1).is_empty();
     watch.done(left);
     Some(())
+}
+
+/// A walk over all entries.
+#[derive(Debug, PartialEq, Eq)]
+enum Walk {
+    Done,
+    /// It goes on behind this key.
+    Due(Option<Arc<str>>),
 }
 
 /// Which members there are, which of them answer, and when there is something to do.
@@ -137,19 +140,19 @@ struct Watch {
     silent: HashMap<RaftId, Instant>,
     /// Those that count as lost.
     lost: BTreeSet<RaftId>,
-    /// Copies that have been damaged here.
-    damaged: u64,
+    /// How often entries fell short of copies: by damage, and with members that were removed.
+    fell_short: u64,
     /// Something of this is otherwise than when something was done last.
     news: bool,
-    /// Somebody else is lost: everything is to be looked at.
-    full: bool,
-    /// Up to which key it has been.
-    page: Option<Arc<str>>,
+    /// Over everything, when somebody else is lost.
+    walk: Walk,
     /// Not all came of that that should have.
     again: bool,
     /// What was put up to this index has been looked at.
     seen: u64,
-    /// When something was done last, and how long after it what failed is tried again.
+    /// Whether what failed before is tried again just now.
+    retried: bool,
+    /// When that was done last, and how long after it it is done again.
     tried: Instant,
     wait: Duration,
 }
@@ -162,12 +165,12 @@ impl Watch {
             answering: BTreeSet::new(),
             silent: HashMap::new(),
             lost: BTreeSet::new(),
-            damaged: 0,
+            fell_short: 0,
             news: true,
-            full: false,
-            page: None,
+            walk: Walk::Done,
             again: false,
             seen: 0,
+            retried: false,
             tried: Instant::now(),
             wait: Duration::ZERO,
         }
@@ -177,7 +180,7 @@ impl Watch {
         let mut others = shared.by_distance();
         others.sort_unstable();
         let answering = others.iter().copied().filter(|id| shared.mesh.answers(*id)).collect();
-        let damaged = shared.repair.damaged.load(Ordering::Relaxed);
+        let fell_short = shared.catalogue.fell_short();
         self.silent.retain(|id, _| others.contains(id));
         for id in &others {
             if BTreeSet::contains(&answering, id) {
@@ -188,13 +191,17 @@ impl Watch {
         }
         let lost = self.silent.iter().filter(|(_, since)| since.elapsed() >= self.patience);
         let lost: BTreeSet<_> = lost.map(|(id, _)| *id).collect();
-        if !lost.is_subset(&self.lost) {
-            (self.full, self.page) = (true, None);
+        // Somebody else is lost, or there to take what a lost one had.
+        let takes = |id: &RaftId| {
+            !lost.contains(id) && (self.lost.contains(id) || !self.others.contains(id))
+        };
+        if !lost.is_subset(&self.lost) || !lost.is_empty() && others.iter().any(takes) {
+            self.walk = Walk::Due(None);
         }
         self.lost = lost;
         self.news |=
-            (&others, &answering, damaged) != (&self.others, &self.answering, self.damaged);
-        (self.others, self.answering, self.damaged) = (others, answering, damaged);
+            (&others, &answering, fell_short) != (&self.others, &self.answering, self.fell_short);
+        (self.others, self.answering, self.fell_short) = (others, answering, fell_short);
     }
 
     /// Whether what failed is tried again.
@@ -204,36 +211,47 @@ impl Watch {
 
     /// Whether there is something to do, and somebody to do it with.
     fn due(&mut self, catalogue: &Catalogue) -> bool {
-        self.full |= self.again && self.retries();
+        if self.again && self.retries() && self.walk == Walk::Done {
+            self.walk = Walk::Due(None);
+        }
         let from = if self.retries() { 0 } else { self.seen + 1 };
-        !self.answering.is_empty() && (self.full || !catalogue.short(from.., 1).is_empty())
+        !self.answering.is_empty()
+            && (self.walk != Walk::Done || !catalogue.short(from.., 1).is_empty())
     }
 
     /// What has been looked at and is left alone this time.
     fn begin(&mut self) -> u64 {
-        let retries = self.retries();
+        self.retried = self.retries();
         if std::mem::take(&mut self.news) {
             self.wait = Duration::ZERO;
         }
-        self.again = false;
-        if retries { 0 } else { self.seen }
+        if self.walk == Walk::Due(None) {
+            self.again = false;
+        }
+        if self.retried { 0 } else { self.seen }
     }
 
     /// What is new comes first.
     fn interrupted(&self) -> bool {
-        self.news || self.full
+        self.news || self.walk != Walk::Done
     }
 
+    /// `left`: something is still short of copies.
     fn done(&mut self, left: bool) {
-        self.tried = Instant::now();
-        let longer = (self.wait * 2).max(AGAIN).min(self.patience);
-        self.wait = if left { longer } else { Duration::ZERO };
+        // What is new, and fails, comes all the time: what is older has its own time.
+        if self.retried {
+            self.tried = Instant::now();
+            let longer = (self.wait * 2).max(AGAIN).min(self.patience);
+            self.wait = if left || self.again { longer } else { Duration::ZERO };
+        }
     }
 }
 
 /// What came of a look at an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mended {
+    /// Nobody who has not got it answers.
+    Nowhere,
     /// No copy of it can be made now, or it is another member's business.
     Nothing,
     /// What was missing is there.
@@ -252,8 +270,8 @@ impl Shared {
         let mut failed = false;
         for entry in entries {
             let mended = self.mend(entry.object, watch).await;
-            failed |= mended == Mended::Failed;
-            if mended != Mended::Nothing {
+            failed |= matches!(mended, Mended::Failed | Mended::Nowhere);
+            if matches!(mended, Mended::Failed | Mended::Made) {
                 // That took time.
                 watch.look(self);
                 if self.stopping() {
@@ -273,10 +291,17 @@ impl Shared {
         let there = |id: &RaftId| members.contains(id) && !watch.lost.contains(id);
         let holders: Vec<_> = entry.holders.iter().copied().filter(there).collect();
         let most = members.iter().filter(|id| there(id)).count();
-        let missing = usize::from(entry.copies).min(most).saturating_sub(holders.len());
+        let missing = entry.due().min(most).saturating_sub(holders.len());
         let mine = holders.iter().copied().find(|id| answers(*id)) == Some(self.id);
         if missing == 0 || !mine || !entry.live(now_ms().saturating_add(SOON_MS)) {
             return Mended::Nothing;
+        }
+        let mut targets: Vec<_> = members
+            .into_iter()
+            .filter(|id| *id != self.id && !entry.holders.contains(id) && answers(*id))
+            .collect();
+        if targets.is_empty() {
+            return Mended::Nowhere;
         }
         match self.store.open(object).await {
             Ok(Some(_)) => {}
@@ -292,10 +317,6 @@ impl Shared {
                 return Mended::Failed;
             }
         }
-        let mut targets: Vec<_> = members
-            .into_iter()
-            .filter(|id| *id != self.id && !entry.holders.contains(id) && answers(*id))
-            .collect();
         targets.sort_unstable_by_key(|id| std::cmp::Reverse(weight(object, *id)));
         self.copy_to_some(&targets, &entry, missing).await
     }
@@ -359,16 +380,31 @@ mod tests {
         let waits: Vec<_> = [true, true, true, false, true]
             .into_iter()
             .map(|left| {
-                watch.begin();
+                watch.retried = true;
                 watch.done(left);
                 watch.wait.as_secs()
             })
             .collect();
         assert_eq!(waits, [5, 10, 18, 0, 5]);
-        watch.seen = 7;
+        (watch.seen, watch.news) = (7, false);
+        watch.wait = Duration::from_hours(1);
+        let tried = watch.tried;
         assert_eq!(watch.begin(), 7, "only what is new");
+        watch.done(true);
+        assert_eq!(watch.tried, tried, "which puts nothing off");
         watch.news = true;
         assert_eq!((watch.begin(), watch.wait), (0, Duration::ZERO), "everything, at once");
+    }
+
+    #[test]
+    fn what_failed_of_a_pass_is_remembered_until_there_is_another() {
+        let mut watch = Watch::new(Duration::from_secs(18));
+        (watch.again, watch.walk) = (true, Walk::Due(Some("k".into())));
+        watch.begin();
+        assert!(watch.again, "it goes on where it was interrupted");
+        watch.walk = Walk::Due(None);
+        watch.begin();
+        assert!(!watch.again, "it begins anew");
     }
 
     #[test]

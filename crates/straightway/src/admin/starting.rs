@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::api::{self, Answer};
-use super::{HEADER_TIMEOUT, MAX_CONNECTIONS, PAUSE};
+use super::{BUFFER_BYTES, HEADER_TIMEOUT, MAX_CONNECTIONS, PAUSE};
 use crate::http::problem::Problem;
 
 /// Answers until it is dropped, or ended.
@@ -73,6 +73,7 @@ async fn serve(stream: TcpStream) {
     let served = Builder::new()
         .timer(TokioTimer::new())
         .keep_alive(false)
+        .max_buf_size(BUFFER_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
@@ -108,6 +109,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a listener");
         let address = listener.local_addr().expect("bound");
         let starting = Starting::begin(listener);
+        // Who asks nothing keeps it from nothing.
+        let silent = TcpStream::connect(address).await.expect("it accepts");
         let live = ask(address, "/health/live").await;
         assert!(live.starts_with("HTTP/1.1 200") && live.ends_with("live\n"), "{live}");
         for path in ["/health/ready", "/", "/api/stats"] {
@@ -115,8 +118,6 @@ mod tests {
             assert!(busy.starts_with("HTTP/1.1 503") && busy.contains("starting"), "{busy}");
             assert!(busy.contains("retry-after: 1\r\n") && busy.contains("connection: close"));
         }
-        // Who asks nothing keeps it from nothing.
-        let silent = TcpStream::connect(address).await.expect("it accepts");
         let listener = starting.end().await.expect("given back");
         assert_eq!(listener.local_addr().expect("bound"), address);
         drop(silent);

@@ -10,7 +10,7 @@ use super::*;
 #[test]
 fn layouts_are_frozen() {
     assert_eq!(command::fingerprint(), 0x050e_5f04, "{:#010x}", command::fingerprint());
-    assert_eq!(rows::format(), *b"SWCT\x01\0\x18\x02\xb1\x2b", "{:02x?}", rows::format());
+    assert_eq!(rows::format(), *b"SWCT\x01\0\xc0\x60\x3b\xb6", "{:02x?}", rows::format());
     let noop = Command { request: RequestId { node: 1, boot: 2, serial: 3 }, op: Op::Noop };
     let bytes = noop.encode().expect("sound");
     assert_eq!(bytes[..8], [0xC7, 1, 0, 0x0b, 0x04, 0x5f, 0x0e, 0x05]);

@@ -12,6 +12,7 @@ struct Simple {
     expires_ms: u64,
     holders: Vec<u64>,
     copies: u8,
+    evicted: u8,
     index: u64,
 }
 
@@ -82,7 +83,7 @@ impl Model {
                     return Outcome::Failed;
                 }
                 let Put { tags, expires_ms, copies, .. } = put.clone();
-                let entry = Simple { object, tags, expires_ms, holders, copies, index };
+                let entry = Simple { object, tags, expires_ms, holders, copies, evicted: 0, index };
                 self.entries.insert(put.key.clone(), entry);
                 Outcome::Put { replaced }
             }
@@ -108,11 +109,13 @@ impl Model {
                     let named = |ids: &[ObjectId]| ids.iter().any(|id| id.serial == entry.object);
                     if named(gained) && !entry.holders.contains(node) {
                         entry.holders.push(*node);
+                        let held = u8::try_from(entry.holders.len()).expect("three members");
+                        entry.evicted = entry.evicted.min(entry.copies.saturating_sub(held));
                         entry.holders.sort_unstable();
                     }
                     if named(lost) && entry.holders.contains(node) {
                         let had = u8::try_from(entry.holders.len()).expect("three members");
-                        entry.copies -= u8::from(had <= entry.copies);
+                        entry.evicted += u8::from(had + entry.evicted <= entry.copies);
                         entry.holders.retain(|id| id != node);
                     }
                     if named(damaged) {
@@ -210,6 +213,7 @@ fn check(catalogue: &Catalogue, model: &Model) -> Result<(), TestCaseError> {
                 expires_ms: entry.expires_ms,
                 holders: entry.holders.to_vec(),
                 copies: entry.copies,
+                evicted: entry.evicted,
                 index: entry.index,
             };
             (entry.key.to_string(), simple)
@@ -224,7 +228,7 @@ fn check(catalogue: &Catalogue, model: &Model) -> Result<(), TestCaseError> {
     let listed: Vec<_> =
         listed.iter().filter_map(|id| catalogue.by_object(*id)).map(|e| e.expires_ms).collect();
     prop_assert_eq!(listed, over);
-    let few = |entry: &&Simple| usize::from(entry.copies) > entry.holders.len();
+    let few = |e: &&Simple| usize::from(e.copies - e.evicted) > e.holders.len();
     let few: BTreeSet<u64> = found.values().filter(few).map(|entry| entry.index).collect();
     let listed = catalogue.short(.., usize::MAX);
     prop_assert_eq!(catalogue.short_len(), few.len());
