@@ -16,12 +16,18 @@ use crate::format::location::Location;
 /// The longest time between two checkpoints while anything changes.
 const INTERVAL: Duration = Duration::from_mins(1);
 
+/// How soon one that could not be written is tried again.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// The checkpoint thread: returns once the journal is stopped.
 pub(crate) fn run(core: &Core) {
-    while core.committer.journal.wait_until_wanted(INTERVAL) {
+    let mut pause = INTERVAL;
+    while core.committer.journal.wait_until_wanted(pause) {
+        pause = INTERVAL;
         // Purges that are swept are forgotten by a checkpoint, even if nothing was journaled since the last one.
-        let wanted = core.committer.journal.is_ahead() || !core.rules.swept().is_empty();
+        let wanted = core.committer.journal.is_behind() || !core.rules.swept().is_empty();
         if wanted && let Err(error) = write(core) {
+            pause = AGAIN;
             core.counters.io_errors.add(1);
             tracing::error!(%error, "a checkpoint could not be written; the journal keeps what it would hold");
         }

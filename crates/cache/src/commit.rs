@@ -10,11 +10,9 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::core::{Core, Held};
@@ -22,6 +20,7 @@ use crate::error::CacheError;
 use crate::format::journal::{BLOCK_BYTES, BlockBuilder, Record};
 use crate::format::location::Location;
 use crate::format::rule::Rule;
+use crate::journal::Journal;
 use crate::meta::Entry;
 use crate::purge::{Tally, Upload};
 use crate::recover::Resume;
@@ -112,57 +111,19 @@ impl std::fmt::Debug for Op {
     }
 }
 
-/// Where the journal's ring stands.
-#[derive(Debug)]
-pub(crate) struct Journal {
-    pub(crate) epoch: u64,
-    /// The next block to write; every block below it is applied to the index.
-    head: AtomicU64,
-    retention: Mutex<Retention>,
-    moved: Condvar,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Retention {
-    /// The oldest block that a checkpoint still needs.
-    from: u64,
-    /// Where the newest checkpoint starts.
-    newest: u64,
-    /// The number of the newest checkpoint.
-    number: u64,
-    /// Somebody asked for a checkpoint.
-    wanted: bool,
-    stop: bool,
-}
-
 /// Changes that callers may have under way at once.
 const MAX_CHANGES: usize = 1024;
 /// Displaced hashes that may wait for a flush.
 const MAX_UNFLUSHED: usize = 4096;
 /// Changes that share a flush at the most.
 const MAX_BATCH: usize = 512;
-/// Blocks kept free between the head and the oldest needed block.
-const MARGIN_BLOCKS: u64 = 16;
-/// How long the journal may wait for a checkpoint to make room.
-const ROOM_WAIT: Duration = Duration::from_secs(30);
 
 impl Committer {
     /// The handle, and the end that [`run`] drains.
     pub(crate) fn new(epoch: u64, resume: &Resume) -> (Self, CommitQueue) {
         // Twice the permits: the background threads hand in changes without taking one.
         let (sender, receiver) = crossbeam_channel::bounded(2 * MAX_CHANGES);
-        let journal = Journal {
-            epoch,
-            head: AtomicU64::new(resume.head),
-            retention: Mutex::new(Retention {
-                from: resume.from,
-                newest: resume.newest,
-                number: resume.number,
-                wanted: false,
-                stop: false,
-            }),
-            moved: Condvar::new(),
-        };
+        let journal = Journal::new(epoch, resume);
         (
             Self {
                 sender: Mutex::new(Some(sender)),
@@ -233,73 +194,6 @@ impl Committer {
     }
 }
 
-impl Journal {
-    /// The block that the next change will be in: what is below is applied.
-    pub(crate) fn head(&self) -> u64 {
-        self.head.load(Ordering::Acquire)
-    }
-
-    /// A checkpoint that starts at `start` is on the medium: the one before it is now the oldest.
-    pub(crate) fn checkpointed(&self, number: u64, start: u64) {
-        let mut retention = self.retention.lock();
-        retention.number = number;
-        retention.from = retention.newest;
-        retention.newest = start;
-        self.moved.notify_all();
-    }
-
-    /// The number that the next checkpoint gets; its parity picks the slot.
-    pub(crate) fn next_checkpoint(&self) -> u64 {
-        self.retention.lock().number + 1
-    }
-
-    /// Waits until a checkpoint is wanted; `false` when it is time to stop.
-    pub(crate) fn wait_until_wanted(&self, at_most: Duration) -> bool {
-        let mut retention = self.retention.lock();
-        if !retention.wanted && !retention.stop {
-            self.moved.wait_for(&mut retention, at_most);
-        }
-        retention.wanted = false;
-        !retention.stop
-    }
-
-    /// Asks for a checkpoint soon.
-    pub(crate) fn want_checkpoint(&self) {
-        self.retention.lock().wanted = true;
-        self.moved.notify_all();
-    }
-
-    /// Whether anything was journaled since the newest checkpoint.
-    pub(crate) fn is_ahead(&self) -> bool {
-        self.head() > self.retention.lock().newest
-    }
-
-    /// Ends the checkpoint thread's waiting.
-    pub(crate) fn stop(&self) {
-        self.retention.lock().stop = true;
-        self.moved.notify_all();
-    }
-
-    /// Waits for room for `blocks` more; asks for a checkpoint in good time.
-    fn make_room(&self, blocks: u64, ring: u64) -> io::Result<()> {
-        let mut retention = self.retention.lock();
-        let head = self.head() + blocks;
-        if head - retention.newest > ring / 3 && !retention.wanted {
-            retention.wanted = true;
-            self.moved.notify_all();
-        }
-        while head + MARGIN_BLOCKS.min(ring / 8) - retention.from > ring {
-            if self.moved.wait_for(&mut retention, ROOM_WAIT).timed_out() {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "no checkpoint made room in the journal",
-                ));
-            }
-        }
-        Ok(())
-    }
-}
-
 /// The receiving end of the committer.
 #[derive(Debug)]
 pub(crate) struct CommitQueue(Receiver<Op>);
@@ -349,7 +243,7 @@ fn commit_batch(core: &Core, writer: &mut JournalWriter, batch: Vec<Op>) {
         answers.push((op.reply, Committed { applied: true, previous }));
     }
     // Published once everything below it is applied: a checkpoint starts its replay here.
-    core.committer.journal.head.store(head, Ordering::Release);
+    core.committer.journal.applied_below(head);
     for (reply, committed) in answers {
         answer(reply, Ok(committed));
     }

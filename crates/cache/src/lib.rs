@@ -37,6 +37,7 @@ mod fsck;
 mod index;
 mod io;
 mod iter;
+mod journal;
 mod meta;
 mod observe;
 mod open;
