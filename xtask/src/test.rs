@@ -212,11 +212,18 @@ fn packages(tally: &mut Tally, _slow: bool) {
     }
     let apt = |args: &[&str]| {
         let mut command = Command::new("apt-get");
+        // A mirror that does not answer is asked again, and another apt-get is waited for.
+        command.args(["-o", "Acquire::Retries=5", "-o", "DPkg::Lock::Timeout=300"]);
         command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
         command.status().is_ok_and(|status| status.success())
     };
     let install = [&["install", "-y", "-q", "--no-install-recommends"][..], &packages].concat();
-    if apt(&["update", "-q"]) && apt(&install) {
+    if !apt(&["update", "-q"]) {
+        println!(
+            "the lists of packages could not all be brought up to date; those that are there are tried"
+        );
+    }
+    if apt(&install) {
         tally.note("packages", true);
     } else {
         let list = packages.join(" ");

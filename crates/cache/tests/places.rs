@@ -5,10 +5,10 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use straightway_cache::{CacheError, IoMode, RawDiskCache, fsck};
-use support::{KIB, MIB, Scratch, body};
+use support::{KIB, MIB, PATIENCE, Scratch, body};
 
 /// A small file system in memory; unmounted when dropped.
 struct Mounted(PathBuf);
@@ -37,6 +37,11 @@ fn quietly(command: &mut Command) -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success())
+}
+
+/// As [`RawDiskCache::new`] opens it, but for stores that wait for room as long as it takes.
+async fn opened(path: &Path) -> Result<RawDiskCache, CacheError> {
+    RawDiskCache::builder(path).size(16 << 20).pin_wait(PATIENCE).open().await
 }
 
 async fn works(cache: &RawDiskCache) {
@@ -78,8 +83,7 @@ async fn a_file_in_memory_works_and_sendfile_is_used_only_if_it_is_safe_there() 
         println!("SKIP mounting a file system needs root: tmpfs was not tried");
         return;
     };
-    let cache =
-        RawDiskCache::new(place.0.join("c"), 16 << 20, 4096, Duration::ZERO).await.expect("opened");
+    let cache = opened(&place.0.join("c")).await.expect("opened");
     assert!(
         !cache.info().sendfile,
         "rewriting shared pages changes what is queued: {:?}",
@@ -108,16 +112,35 @@ async fn a_block_device_works_and_survives_reopening() {
     outcome.expect("the device works");
 }
 
+/// Who looks after a system's devices (udev) locks one that was just attached or written, for a moment.
+async fn opened_device(device: &Path) -> Result<RawDiskCache, CacheError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match opened(device).await {
+            Err(CacheError::InUse { .. }) if Instant::now() < deadline => {
+                tokio::task::yield_now().await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 async fn use_device(device: PathBuf) {
-    let cache = RawDiskCache::new(&device, 16 << 20, 4096, Duration::ZERO)
-        .await
-        .expect("an empty device is formatted");
+    let cache = opened_device(&device).await.expect("an empty device is formatted");
     works(&cache).await;
     cache.close().await.expect("closed");
     drop(cache);
-    assert!(fsck(&device, |_| {}).expect("checked").is_clean());
-    let cache =
-        RawDiskCache::new(&device, 16 << 20, 4096, Duration::ZERO).await.expect("opened again");
+    let deadline = Instant::now() + PATIENCE;
+    let checked = loop {
+        match fsck(&device, |_| {}) {
+            Err(CacheError::InUse { .. }) if Instant::now() < deadline => {
+                tokio::task::yield_now().await;
+            }
+            outcome => break outcome,
+        }
+    };
+    assert!(checked.expect("checked").is_clean());
+    let cache = opened_device(&device).await.expect("opened again");
     assert!(cache.contains("k59").await.expect("looked up"));
     let too_large = RawDiskCache::new(Path::new("/dev/null"), 16 << 20, 4096, Duration::ZERO).await;
     assert!(too_large.is_err(), "a character device is no cache");

@@ -13,7 +13,7 @@ mod tap_relay;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netns::{Pair, run};
 use straightway_packet::Tap;
@@ -21,6 +21,8 @@ use straightway_packet::capture::pcap::Reader;
 use straightway_packet::view::{Frame, Transport};
 
 const TRANSFER: usize = 4 << 20;
+/// How long is waited for what comes for certain.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|n| u8::try_from(n % 251).unwrap()).collect()
@@ -54,15 +56,14 @@ fn a_relay_carries_ping_and_tcp_and_is_captured() {
         }
         let captured = scope.spawn(|| {
             pair.within(0, || {
-                capture::capture("wire0", &file, 60, Duration::from_secs(5))
-                    .map_err(|e| e.to_string())
+                capture::capture("wire0", &file, 60, PATIENCE).map_err(|e| e.to_string())
             })
         });
         // Stopped whatever happens, or a failure would never end.
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let ping = pair
                 .command(0, "ping")
-                .args(["-c", "3", "-i", "0.2", "-W", "5", "10.79.0.2"])
+                .args(["-c", "3", "-i", "0.2", "-W", "60", "10.79.0.2"])
                 .output();
             match ping {
                 Ok(output) => {
@@ -81,6 +82,14 @@ fn a_relay_carries_ping_and_tcp_and_is_captured() {
             sender.join().unwrap();
             assert!(received == pattern(TRANSFER), "{} bytes came", received.len());
             captured.join().unwrap().expect("captured");
+            // Heartbeats go every second; one that is lost in the crowd is not the last.
+            let deadline = Instant::now() + PATIENCE;
+            let is_answered =
+                |counts: &tap_relay::Counts| counts.round_trip_us.load(Ordering::Relaxed) > 0;
+            while !counts.iter().all(is_answered) {
+                assert!(Instant::now() < deadline, "{counts:?}");
+                std::thread::yield_now();
+            }
         }));
         stop.store(true, Ordering::Relaxed);
         result.expect("carried");

@@ -18,7 +18,8 @@ pub(crate) struct Hazard {
     pub(crate) sendfile_safe: bool,
 }
 
-const PATIENCE: Duration = Duration::from_secs(2);
+/// What is in the queue arrives, on a busy machine late: that is no reason to serve by copy from then on.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Sends the scratch area by `sendfile` without reading it, rewrites it, then reads the socket: old bytes are right,
 /// new ones would be somebody else's object.

@@ -3,14 +3,17 @@
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use straightway_cache::{CacheBuilder, RawDiskCache};
+use straightway_cache::{CacheBuilder, CacheError, RawDiskCache};
 use tempfile::TempDir;
 
 pub const KIB: usize = 1024;
 pub const MIB: usize = 1024 * KIB;
+
+/// How long is waited for what comes for certain, on a machine and a disk that others keep busy too.
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A scratch folder beside the sources, so that the file lies on a real file system and not on tmpfs.
 pub struct Scratch {
@@ -27,12 +30,37 @@ impl Scratch {
         self.dir.path().join("test.cache")
     }
 
+    /// A store that needs room waits for it as long as it takes: to make room is to flush.
     pub fn builder(&self, size: usize) -> CacheBuilder {
-        RawDiskCache::builder(self.path()).size(size as u64).pin_wait(Duration::from_millis(200))
+        RawDiskCache::builder(self.path()).size(size as u64).pin_wait(PATIENCE)
     }
 
     pub async fn cache(&self, size: usize) -> RawDiskCache {
         self.builder(size).open().await.expect("the cache opens")
+    }
+
+    /// As [`Self::cache`], after one of this file was closed: a write of an upload that was given up holds the file
+    /// until the device is done with it.
+    pub async fn reopened(&self, size: usize) -> RawDiskCache {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.builder(size).open().await {
+                Err(CacheError::InUse { .. }) if Instant::now() < deadline => {
+                    tokio::task::yield_now().await;
+                }
+                opened => return opened.expect("the cache opens"),
+            }
+        }
+    }
+}
+
+/// Waits until nothing is pinned any more: the cache's own threads pin what they move, and writes of an upload that was
+/// given up their place, after the test's own pins are gone. One that is forgotten stays for ever.
+pub async fn nothing_is_pinned(cache: &RawDiskCache) {
+    let deadline = Instant::now() + PATIENCE;
+    while cache.zero_copy_stats().await.pins_held > 0 {
+        assert!(Instant::now() < deadline, "{:?}", cache.zero_copy_stats().await);
+        tokio::task::yield_now().await;
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(unreachable_pub, reason = "a module of each test binary")]
 #![allow(dead_code, reason = "each test binary uses its own part of this module")]
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 /// Two namespaces whose devices `wire0` are the ends of one cable: 10.77.0.1 and 10.77.0.2, fd77::1 and fd77::2.
 pub struct Pair {
@@ -38,6 +39,9 @@ impl Pair {
             run(&format!("ip -n {name} -6 addr add fd77::{host}/64 dev wire0 nodad"));
             run(&format!("ip -n {name} link set wire0 up"));
         }
+        for name in &names {
+            until_it_sends(name);
+        }
         Some(pair)
     }
 
@@ -58,6 +62,19 @@ impl Pair {
             });
             entered.join().expect("content")
         })
+    }
+}
+
+/// The end that was up first sends from when the kernel has taken note of the other, which it does some time after the
+/// command; what is sent before is lost.
+fn until_it_sends(name: &str) {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    loop {
+        let shown = run(&format!("ip -n {name} link show dev wire0"));
+        if shown.contains(" state UP ") && !shown.contains(" qdisc noop ") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{shown}");
     }
 }
 
