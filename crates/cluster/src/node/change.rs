@@ -125,7 +125,11 @@ impl Shared {
     /// Waits until the state machine of this node has everything through `index`.
     async fn applied(&self, index: u64, deadline: Instant) -> Result<(), ClusterError> {
         let mut applied = self.catalogue.applied_watch();
-        let waited = timeout_at(deadline, applied.wait_for(|now| *now >= index)).await;
+        let mut failed = self.failed.subscribe();
+        let waited = tokio::select! {
+            waited = timeout_at(deadline, applied.wait_for(|now| *now >= index)) => waited,
+            _ = failed.wait_for(Option::is_some) => return Err(self.stopped()),
+        };
         match waited {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(self.stopped()),

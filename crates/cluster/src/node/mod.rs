@@ -143,12 +143,12 @@ impl Cluster {
         }
     }
 
-    /// Waits until the node cannot go on: its disk failed, or it has been removed. Answers with the reason.
+    /// Waits until the node cannot go on: its disk failed, it has been removed, or it was stopped. Answers with the reason.
     pub async fn failed(&self) -> String {
         let mut failed = self.0.failed.subscribe();
         match failed.wait_for(Option::is_some).await {
             Ok(reason) => reason.clone().unwrap_or_default(),
-            Err(_) => "the node was stopped".to_owned(),
+            Err(_) => "was stopped".to_owned(),
         }
     }
 
@@ -164,7 +164,8 @@ impl Cluster {
         self.0.gate.may_serve(boot_clock()).is_ok()
     }
 
-    /// Stops: hands leadership over if it can, then closes connections, log and catalogue.
+    /// Stops: hands leadership over if it can, then closes connections, log and catalogue. What is still under way fails
+    /// with [`ClusterError::Stopped`]; of a change it is then not known whether it happened.
     pub async fn stop(&self) {
         self.0.stop().await;
     }
@@ -184,7 +185,16 @@ impl Shared {
     fn fail(&self, reason: String) {
         tracing::error!(reason, "this node can no longer take part in the cluster");
         self.leases.holder.lock().revoke();
-        self.failed.send_replace(Some(reason));
+        self.end(reason);
+    }
+
+    /// Whoever waits for something that will not come is told why.
+    fn end(&self, reason: String) {
+        self.failed.send_if_modified(|ended| {
+            let first = ended.is_none();
+            ended.get_or_insert(reason);
+            first
+        });
         // Nobody is to be sent to a leader that does nothing any more, nor told of it.
         let Leadership { term, .. } = self.progress.leadership();
         self.progress.set_leadership(Leadership { term, ..Leadership::default() });

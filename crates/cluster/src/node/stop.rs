@@ -95,6 +95,7 @@ impl Shared {
             join();
         });
         let _ = ended.await;
+        self.end("was stopped".to_owned());
         self.network.close().await;
     }
 
