@@ -1,10 +1,13 @@
 //! Members in one process, on stores in memory that fail as they are told to.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on says so")]
-use std::net::{Ipv4Addr, UdpSocket};
+mod ports;
+
+use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
+use ports::quiet_port;
 use straightway_cluster::catalogue::{Condition, Entry};
 use straightway_cluster::memory::{Fault, MemoryStore, NoObserver};
 use straightway_cluster::{
@@ -18,15 +21,6 @@ struct Node {
     cluster: Cluster,
     store: MemoryStore,
     _folder: tempfile::TempDir,
-}
-
-/// A UDP port, and one beside it, that are free and that the system gives to nobody who does not ask for them.
-fn quiet_port() -> u16 {
-    let free = |port: u16| UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
-    let seed = u64::from(std::process::id()) * 7919 + u64::from(since.subsec_nanos());
-    let ports = (seed..).map(|n| 12_000 + u16::try_from(n % 10_000).expect("small") * 2);
-    ports.into_iter().find(|port| free(*port) && free(port + 1)).expect("a port")
 }
 
 async fn start(start: Start) -> Node {
@@ -100,6 +94,18 @@ async fn entry(node: &Node, key: &str) -> Arc<Entry> {
     found.expect("an object")
 }
 
+/// Puts an object that the first two members hold, and not the third: a copy that takes longer than a second is helped out by
+/// another one, which has no room here.
+async fn put_on_two(nodes: &[Node], key: &str, len: usize) -> Arc<Entry> {
+    nodes[2].store.fail(Fault::Full(0));
+    put(&nodes[0], key, len).await.expect("stored");
+    nodes[2].store.fail(Fault::None);
+    // The third knows of it, too.
+    let entry = entry(&nodes[2], key).await;
+    assert_eq!(entry.holders.len(), 2);
+    entry
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_put_waits_for_no_single_member_and_says_when_there_is_no_room() {
     let nodes = three().await;
@@ -168,11 +174,8 @@ async fn a_quiet_lane_shows_its_round_trip() {
 async fn what_has_no_room_here_passes_through() {
     let nodes = three().await;
     let len = 3_000_000;
-    put(&nodes[0], "film", len).await.expect("stored");
-    let entry = entry(&nodes[0], "film").await;
-    let other = [1, 2].into_iter().find(|at| nodes[*at].store.get(entry.object).is_none());
-    let other = &nodes[other.expect("two of three hold it")];
-    self::entry(other, "film").await;
+    let entry = put_on_two(&nodes, "film", len).await;
+    let other = &nodes[2];
     other.store.fail(Fault::Full(0));
     let (first, second) = tokio::join!(other.cluster.fetch(&entry), other.cluster.fetch(&entry));
     for fetched in [first, second] {
@@ -211,11 +214,8 @@ async fn what_has_no_room_here_passes_through() {
 async fn a_second_reader_does_not_wait_for_the_first_ones_bytes_to_be_stored() {
     let nodes = three().await;
     let len = 9_000_000;
-    put(&nodes[0], "film", len).await.expect("stored");
-    let entry = entry(&nodes[0], "film").await;
-    let other = [1, 2].into_iter().find(|at| nodes[*at].store.get(entry.object).is_none());
-    let other = &nodes[other.expect("two of three hold it")];
-    self::entry(other, "film").await;
+    let entry = put_on_two(&nodes, "film", len).await;
+    let other = &nodes[2];
     other.store.fail(Fault::Held);
     let arriving = async || match other.cluster.fetch(&entry).await {
         Ok(Fetched::Arriving(arriving)) => arriving,
@@ -236,6 +236,21 @@ async fn a_second_reader_does_not_wait_for_the_first_ones_bytes_to_be_stored() {
     assert!(other.store.get(entry.object).is_some());
 }
 
+/// What is abandoned, once something is: who could not ask in time takes nothing for that.
+async fn abandoned(node: &Node, objects: &[ObjectId]) -> Vec<ObjectId> {
+    let asked = async {
+        loop {
+            let found = node.cluster.abandoned(objects.iter().copied()).await;
+            if !found.is_empty() {
+                return found;
+            }
+            // Pause: other members are at work.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asked).await.expect("something is abandoned")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bytes_of_a_put_under_way_are_nobody_elses_to_remove() {
     let mut nodes = three().await;
@@ -243,12 +258,12 @@ async fn bytes_of_a_put_under_way_are_nobody_elses_to_remove() {
     let unknown = ObjectId { node: 99, serial: 1 };
     let all = [under_way.id(), unknown];
     for node in &nodes {
-        assert_eq!(node.cluster.abandoned(all).await, [unknown], "the put's member is asked");
+        assert_eq!(abandoned(node, &all).await, [unknown], "the put's member is asked");
     }
     let id = under_way.id();
     drop(under_way);
     for node in &nodes {
-        assert_eq!(node.cluster.abandoned([id]).await, [id]);
+        assert_eq!(abandoned(node, &[id]).await, [id]);
     }
     // Where it cannot be asked, it may come back.
     let gone = nodes.remove(1);
@@ -321,8 +336,7 @@ async fn what_is_damaged_is_copied_anew_wherever_it_was() {
     let nodes = vec![start_with(Start::First, 2, Duration::from_secs(6)).await];
     assert!(nodes[0].cluster.ready(PATIENCE).await);
     let nodes = joined(nodes, 2, Duration::from_secs(6)).await;
-    put(&nodes[0], "film", 1000).await.expect("stored");
-    let object = entry(&nodes[0], "film").await.object;
+    let object = put_on_two(&nodes, "film", 1000).await.object;
     let copies =
         |nodes: &[Node]| nodes.iter().filter(|node| node.store.get(object).is_some()).count();
     for at in 0..3 {
@@ -356,13 +370,11 @@ async fn all_of(arriving: &mut Arriving) -> Result<Vec<u8>, ClusterError> {
 async fn a_holder_with_other_bytes_is_passed_over() {
     let nodes = three().await;
     let len = 300_000;
-    put(&nodes[0], "film", len).await.expect("stored");
-    let entry = entry(&nodes[0], "film").await;
+    let entry = put_on_two(&nodes, "film", len).await;
     let holds = |at: &usize| nodes[*at].store.get(entry.object).is_some();
     let (holders, others): (Vec<_>, Vec<_>) = (0..3).partition(holds);
     assert_eq!((holders.len(), others.len()), (2, 1));
     let other = &nodes[others[0]];
-    self::entry(other, "film").await;
     let right = vec![7; len];
     // Whichever of the two is nearer.
     for &wrong in &holders {
@@ -411,11 +423,8 @@ async fn a_holder_with_other_bytes_is_passed_over() {
 async fn slow_readers_of_ranges_do_not_keep_others_from_theirs() {
     let nodes = three().await;
     let len = 8_000_000;
-    put(&nodes[0], "film", len).await.expect("stored");
-    let entry = entry(&nodes[0], "film").await;
-    let other = [1, 2].into_iter().find(|at| nodes[*at].store.get(entry.object).is_none());
-    let other = &nodes[other.expect("two of three hold it")];
-    self::entry(other, "film").await;
+    let entry = put_on_two(&nodes, "film", len).await;
+    let other = &nodes[2];
     // More than the transfers of both holders. Each goes on taking something, as a client far away does.
     let (hurry, _) = tokio::sync::watch::channel(false);
     let mut slow = tokio::task::JoinSet::new();

@@ -76,10 +76,8 @@ impl Written {
     /// All of it is there, whole, on these nodes.
     fn check(&self, nodes: &Nodes, on: &[usize]) {
         for &at in on {
-            let linearizable = [("consistency", "linearizable")];
-            let mut client = nodes.client(at);
             for path in &self.paths {
-                let answer = client.request("GET", path, &linearizable, None).expect("an answer");
+                let answer = nodes.get(at, path, &[("consistency", "linearizable")]);
                 assert_eq!(answer.status, 200, "{path} from node {at}");
                 assert_eq!(answer.body, body_of(path, 1, 500), "{path} from node {at}");
             }
@@ -141,7 +139,7 @@ fn a_full_disk_ends_one_node_and_no_other() {
     disk.make_room();
     nodes.restart(ON_DISK);
     written.check(&nodes, &[ON_DISK]);
-    assert_eq!(nodes.client(ON_DISK).get("/full/0").expect("an answer").status, 404);
+    assert_eq!(nodes.get(ON_DISK, "/full/0", &[]).status, 404);
 }
 
 #[test]

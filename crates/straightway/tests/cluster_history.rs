@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use cluster::Nodes;
+use cluster::{Nodes, PATIENCE};
 use linearize::{Action, Operation, Value, Verdict, check};
 use process::{Random, body_of};
 use watch::request;
@@ -28,8 +28,9 @@ const READERS: u64 = 5;
 const REMOVAL: Duration = Duration::from_secs(4);
 const PUT: Duration = Duration::from_millis(1500);
 const GET: Duration = Duration::from_millis(800);
-/// How long faults are made.
+/// How long faults are made, and longer until so many operations have been recorded, or it is in vain.
 const TROUBLE: Duration = Duration::from_secs(16);
+const LEAST: usize = 300;
 
 /// A value that one node gave without asking others.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +75,11 @@ fn value_of(key: usize, bytes: &[u8]) -> u32 {
 impl Shared {
     fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_nanos()).expect("not that long")
+    }
+
+    /// How many have been recorded.
+    fn operations(&self) -> usize {
+        self.keys.iter().map(|key| key.lock().expect("whole").history.len()).sum()
     }
 
     fn record(&self, key: usize, call: u64, answered: bool, action: Action) {
@@ -176,7 +182,8 @@ fn trouble(nodes: &mut Nodes, shared: &Shared) -> (u32, u32) {
         // Pause: clients and faults come at times of their own.
         std::thread::sleep(Duration::from_millis(from + random.below(to - from)));
     };
-    while began.elapsed() < TROUBLE || killed < 2 || stopped < 2 {
+    let too_little = || shared.operations() <= LEAST && began.elapsed() < PATIENCE;
+    while began.elapsed() < TROUBLE || killed < 2 || stopped < 2 || too_little() {
         pause(&mut random, 200, 1000);
         let anybody = usize::try_from(random.below(3)).expect("small");
         let victim = match random.below(2) {
@@ -290,7 +297,7 @@ fn histories_of_killed_and_stopped_nodes_are_linearizable() {
              stale, none purged",
             began.elapsed()
         );
-        assert!(operations > 300, "too little was done: {operations}");
+        assert!(operations > LEAST, "too little was done: {operations}");
     });
     checking.expect("a thread").join().expect("the histories are good");
 }
@@ -301,8 +308,7 @@ fn a_voter_that_starts_again_alone_knows_that_it_is_one_of_three() {
     (0..3).for_each(|at| nodes.kill(at));
     // The first one was alone once, and decided alone.
     nodes.restart(0);
-    let put =
-        request(nodes.node(0).data, Duration::from_secs(20), "PUT", "/k", &[], Some(b"alone"));
+    let put = request(nodes.node(0).data, PATIENCE, "PUT", "/k", &[], Some(b"alone"));
     assert_eq!(status(&put), 503, "{put:?}");
     let leader = nodes.status(0).expect("it answers")["leader"].clone();
     assert!(leader.is_null(), "member {leader} leads without a majority");

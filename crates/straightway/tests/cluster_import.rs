@@ -43,14 +43,12 @@ fn a_first_node_brings_its_cache_along_and_one_that_joins_does_not() {
     let mut nodes = Nodes::start_as(3, &[], vec![there.clone(), Setup::default(), there]);
     let served = |nodes: &Nodes, at: usize| {
         for (path, len) in own {
-            let linearizable = [("consistency", "linearizable")];
-            let answer = nodes.client(at).request("GET", path, &linearizable, None);
-            let answer = answer.expect("an answer");
+            let answer = nodes.get(at, path, &[("consistency", "linearizable")]);
             assert_eq!(answer.status, 200, "{path} from node {at}");
             assert!(answer.body == body_of(path, 1, len), "{path} from node {at}");
             assert_eq!(answer.header("content-type"), Some("text/x-old"));
         }
-        assert_eq!(nodes.client(at).get("/theirs").expect("an answer").status, 404);
+        assert_eq!(nodes.get(at, "/theirs", &[]).status, 404);
     };
     for at in 0..3 {
         served(&nodes, at);
@@ -63,7 +61,7 @@ fn a_first_node_brings_its_cache_along_and_one_that_joins_does_not() {
     nodes.restart(0);
     nodes.wait_for("it is ready", |nodes| nodes.ready(0) == Some(200));
     for (path, _) in own {
-        assert_eq!(nodes.client(0).get(path).expect("an answer").status, 404, "{path}");
+        assert_eq!(nodes.get(0, path, &[]).status, 404, "{path}");
     }
 }
 

@@ -72,7 +72,7 @@ fn partition(
     insist("a put", || nodes.client(others[1]).put(&new, b"new"));
     let written = Instant::now();
     for at in &others {
-        let answer = nodes.client(*at).get(&new).expect("an answer");
+        let answer = nodes.get(*at, &new, &[]);
         assert_eq!((answer.status, &answer.body[..]), (200, &b"new"[..]), "from node {at}");
     }
     insist("a purge of one key", || {
@@ -106,7 +106,7 @@ fn partition(
     });
     for at in nodes.running() {
         for path in &paths {
-            let answer = nodes.client(at).get(path).expect("an answer");
+            let answer = nodes.get(at, path, &[]);
             assert_eq!(answer.status, 404, "{path} from node {at}");
         }
     }

@@ -3,15 +3,28 @@
 mod cluster;
 mod process;
 
+use std::time::{Duration, Instant};
+
 use cluster::Nodes;
 use process::body_of;
+
+/// A copy that takes longer is helped out by a third one, which may come long after the put was answered.
+const HEDGE: Duration = Duration::from_secs(1);
 
 /// Objects on two of three nodes.
 fn put_some(nodes: &Nodes) -> Vec<String> {
     let paths: Vec<_> = (0..12).map(|n| format!("/kept/{n}")).collect();
     for (n, path) in paths.iter().enumerate() {
         let body = body_of(path, 1, n * n * 10_000);
-        assert_eq!(nodes.client(n % 3).put(path, &body).expect("an answer"), 201, "{path}");
+        // Nothing is to come any more when copies are counted: what took long is put once more, on a slow machine in vain.
+        for left in (0..5).rev() {
+            let begun = Instant::now();
+            assert_eq!(nodes.client(n % 3).put(path, &body).expect("an answer"), 201, "{path}");
+            if begun.elapsed() < HEDGE || left == 0 {
+                break;
+            }
+            assert_eq!(nodes.client(n % 3).delete(path).expect("an answer"), 204, "{path}");
+        }
     }
     for path in &paths {
         let holders = (0..3).filter(|at| nodes.holds(*at, path)).count();
@@ -49,8 +62,10 @@ fn what_a_removed_member_held_is_copied_to_another() {
     let removed = nodes.cli(0, &["cluster", "remove", &gone.to_string()]);
     assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
     have(&nodes, [0, 2], &paths);
-    let made = nodes.stat(0, "repaired") + nodes.stat(2, "repaired");
-    assert!(made >= missing as u64, "{made} of {missing}");
+    // A copy is counted by who made it, after it is there.
+    nodes.wait_for(&format!("{missing} copies are counted"), |nodes| {
+        nodes.stat(0, "repaired") + nodes.stat(2, "repaired") >= missing as u64
+    });
 }
 
 #[test]

@@ -5,5 +5,7 @@ mod doors;
 mod joining;
 mod lanes;
 mod members;
+#[path = "../ports/mod.rs"]
+mod ports;
 mod support;
 mod transfers;

@@ -154,8 +154,9 @@ pub(crate) struct Start {
 
 impl Start {
     pub(crate) fn new(id: RaftId) -> Self {
-        // Slow machines are not what is tested.
-        let limits = NetLimits { dial: LONG, hello: LONG, ..NetLimits::default() };
+        // Slow machines are not what is tested. Who is gone without a word is noticed before a transfer waits too long for it.
+        let idle = Duration::from_secs(9);
+        let limits = NetLimits { idle, dial: LONG, hello: LONG, ..NetLimits::default() };
         let secret = SecretKey::from_bytes(&[u8::try_from(id).expect("small"); 32]);
         let bulk = Arc::new(NoBulk);
         let (bind, known) = (loopback(), Vec::new());

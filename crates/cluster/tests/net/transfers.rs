@@ -33,12 +33,16 @@ struct Snapshots {
 
 struct Source {
     chunks: std::vec::IntoIter<Bytes>,
-    open: Arc<AtomicUsize>,
+    /// `None`: it has been read to its end, before whoever asked for it can know.
+    open: Option<Open>,
 }
 
-impl Drop for Source {
+/// Counts as one that is read.
+struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::SeqCst);
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -46,7 +50,11 @@ impl ChunkSource for Source {
     fn next(&mut self) -> BoxFuture<'_, Result<Option<Bytes>, StoreError>> {
         Box::pin(async {
             tokio::task::yield_now().await;
-            Ok(self.chunks.next())
+            let chunk = self.chunks.next();
+            if chunk.is_none() {
+                self.open = None;
+            }
+            Ok(chunk)
         })
     }
 }
@@ -62,7 +70,8 @@ impl SnapshotStore for Snapshots {
             let open = self.open.fetch_add(1, Ordering::SeqCst) + 1;
             self.most.fetch_max(open, Ordering::SeqCst);
             let chunks = bytes.chunks(100_000).map(Bytes::copy_from_slice).collect::<Vec<_>>();
-            let source = Source { chunks: chunks.into_iter(), open: Arc::clone(&self.open) };
+            let open = Some(Open(Arc::clone(&self.open)));
+            let source = Source { chunks: chunks.into_iter(), open };
             Ok(Some((mark, Box::new(source) as Box<dyn ChunkSource>)))
         })
     }
@@ -395,7 +404,16 @@ async fn snapshots_are_fetched_one_at_a_time() {
         let (transfers, bytes) = (pair.transfers.clone(), bytes.clone());
         tokio::spawn(async move {
             let index = if number % 2 == 0 { 0 } else { 40 };
-            let mut pull = transfers.pull_snapshot(2, index).await.expect("found");
+            // The others before it may take longer than it waits for its turn.
+            let pulled = soon("its turn", async {
+                loop {
+                    match transfers.pull_snapshot(2, index).await {
+                        Err(ClusterError::Busy { .. }) => {}
+                        pulled => break pulled,
+                    }
+                }
+            });
+            let mut pull = pulled.await.expect("found");
             assert_eq!(*pull.about(), mark);
             let mut found = Vec::new();
             while let Some(chunk) = soon("a chunk", pull.next_chunk()).await.expect("right") {

@@ -173,10 +173,8 @@ pub fn serves(nodes: &Nodes, at: usize, acknowledged: &[Acknowledged]) {
     for Acknowledged { path, len, node, .. } in acknowledged {
         let mut answer = client.get(path);
         // It may have to ask, and nobody may lead at the moment.
-        for _ in 0..100 {
-            if !matches!(&answer, Ok(answer) if answer.status == 503) {
-                break;
-            }
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(&answer, Ok(answer) if answer.status == 503) && Instant::now() < deadline {
             // Pause: other processes are asked, and must have something of the processor.
             std::thread::sleep(PAUSE);
             answer = client.get(path);

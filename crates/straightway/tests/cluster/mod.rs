@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::process::{Client, Node, Random};
+use crate::process::{Answer, Client, Node, Random};
 
 /// How long anything may take before a test gives up: much longer than it takes.
 pub const PATIENCE: Duration = Duration::from_mins(1);
@@ -183,6 +183,17 @@ impl Nodes {
 
     pub fn client(&self, at: usize) -> Client {
         self.node(at).client()
+    }
+
+    /// What a node answers to a GET once it can: it may have to ask, and nobody may lead at the moment.
+    pub fn get(&self, at: usize, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut answer = None;
+        self.wait_for("an answer other than 503", |nodes| {
+            let got = nodes.client(at).request("GET", path, headers, None).expect("an answer");
+            answer = Some(got).filter(|got| got.status != 503);
+            answer.is_some()
+        });
+        answer.expect("an answer")
     }
 
     pub fn running(&self) -> Vec<usize> {
