@@ -1,22 +1,30 @@
 //! The joiner's side.
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use iroh::{Endpoint, SecretKey};
 use straightway_wire::RequestIds;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::wire::{self, Answer, Asked, invalid, proof, understood};
+use super::wire::{self, Answer, Answered, Asked, invalid, proof, understood};
 use super::{AGREEING, JoinAnswer, JoinRefusal, JoinRole, Joiner};
 use crate::error::ClusterError;
 use crate::ids::NodeKey;
 use crate::net::close::CloseCode;
-use crate::net::endpoint::{self, JOIN_ALPN, node_key};
+use crate::net::endpoint::{self, JOIN_ALPN, NotDialled, node_key};
 use crate::net::limits::NetLimits;
 use crate::net::network::GOODBYE;
 use crate::net::ticket::Ticket;
 
-/// Joins: asks each member that the ticket names, until one lets this node in. `bind` is where to dial from; its port is best 0.
+/// How long it is asked again where nobody can be reached, or nobody leads: members that were started together with this
+/// node, or elect a leader, are there in a moment.
+const INSIST: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Joins: asks each member that the ticket names, until one lets this node in, for some seconds. `bind` is where to dial from;
+/// its port is best 0.
 ///
 /// # Errors
 /// [`ClusterError::Invalid`] for a ticket that is not to be used any more, [`ClusterError::Refused`] with what the cluster
@@ -34,37 +42,82 @@ pub async fn join(
     })?;
     let limits = NetLimits::default();
     let endpoint = endpoint::bind_client(bind, secret, &limits).await?;
-    let key = node_key(secret.public());
-    let mut last = ClusterError::Unreachable { peer: 0, reason: "there is nobody to ask".into() };
-    for member in &ticket.members {
-        let asked = ask(&endpoint, member.key, &member.addresses, ticket, me, key, &limits);
-        let waited = AGREEING + limits.hello * 2;
-        let answer = match tokio::time::timeout(waited, asked).await {
-            Ok(answer) => answer,
-            Err(_) => Err(ClusterError::Timeout { what: "joining", waited }),
-        };
-        match answer {
-            Ok(Answer::Joined(answered)) => {
+    let deadline = Instant::now() + INSIST;
+    loop {
+        match ask_all(&endpoint, secret, ticket, me, &limits).await {
+            Ok(answered) => {
                 // The goodbye is on its way; nobody waits until it has been heard.
                 tokio::spawn(async move { goodbye(&endpoint).await });
                 return understood(answered);
             }
-            // Another member may know more, or be better placed.
-            Ok(Answer::Refused(refusal)) => {
-                last = ClusterError::Refused { reason: refusal.to_string() };
-                if !matches!(refusal, JoinRefusal::Unknown | JoinRefusal::NotNow(_)) {
-                    break;
-                }
+            Err(NotJoined { again: true, error }) if Instant::now() < deadline => {
+                tracing::debug!(%error, "no member of the ticket lets this node in yet; they are asked again");
+                sleep(PAUSE).await;
             }
-            Err(error) => last = error,
+            Err(NotJoined { error, .. }) => {
+                goodbye(&endpoint).await;
+                return Err(error);
+            }
         }
     }
-    goodbye(&endpoint).await;
-    Err(last)
+}
+
+/// Why no member of a ticket let this node in.
+struct NotJoined {
+    /// Whether all of them may, a moment later.
+    again: bool,
+    error: ClusterError,
+}
+
+impl From<ClusterError> for NotJoined {
+    fn from(error: ClusterError) -> Self {
+        Self { again: false, error }
+    }
+}
+
+impl From<NotDialled> for NotJoined {
+    fn from(NotDialled { closed, reason }: NotDialled) -> Self {
+        // Who says no means it.
+        Self { again: closed.is_none(), error: ClusterError::Unreachable { peer: 0, reason } }
+    }
+}
+
+async fn ask_all(
+    endpoint: &Endpoint,
+    secret: &SecretKey,
+    ticket: &Ticket,
+    me: &Joiner,
+    limits: &NetLimits,
+) -> Result<Answered, NotJoined> {
+    let key = node_key(secret.public());
+    let mut again = !ticket.members.is_empty();
+    let mut last = ClusterError::Unreachable { peer: 0, reason: "there is nobody to ask".into() };
+    for member in &ticket.members {
+        let asked = ask(endpoint, member.key, &member.addresses, ticket, me, key, limits);
+        let waited = AGREEING + limits.hello * 2;
+        match timeout(waited, asked).await {
+            Ok(Ok(Answer::Joined(answered))) => return Ok(answered),
+            // Another member may know more, or be better placed.
+            Ok(Ok(Answer::Refused(refusal))) => {
+                last = ClusterError::Refused { reason: refusal.to_string() };
+                match refusal {
+                    JoinRefusal::NotNow(_) => {}
+                    JoinRefusal::Unknown => again = false,
+                    _ => return Err(NotJoined { again: false, error: last }),
+                }
+            }
+            Ok(Err(not_joined)) => {
+                again &= not_joined.again;
+                last = not_joined.error;
+            }
+            Err(_) => last = ClusterError::Timeout { what: "joining", waited },
+        }
+    }
+    Err(NotJoined { again, error: last })
 }
 
 async fn goodbye(endpoint: &Endpoint) {
-    let _ = tokio::time::timeout(GOODBYE, endpoint.close()).await;
+    let _ = timeout(GOODBYE, endpoint.close()).await;
 }
 
 async fn ask(
@@ -75,10 +128,8 @@ async fn ask(
     me: &Joiner,
     key: NodeKey,
     limits: &NetLimits,
-) -> Result<Answer, ClusterError> {
-    let dialled = endpoint::dial(endpoint, member, addresses, JOIN_ALPN, limits).await;
-    let connection =
-        dialled.map_err(|error| ClusterError::Unreachable { peer: 0, reason: error.reason })?;
+) -> Result<Answer, NotJoined> {
+    let connection = endpoint::dial(endpoint, member, addresses, JOIN_ALPN, limits).await?;
     let id = ticket.secret.id();
     let proof = proof(&connection, &ticket.secret.verifier(), id, ticket.role, key);
     let proof = proof.ok_or_else(|| invalid(&"TLS exports no key material"))?;
@@ -94,12 +145,11 @@ async fn ask(
         http: me.http.clone(),
     };
     let lost = |error: &dyn fmt::Display| {
-        let closed = connection.close_reason().map(|error| endpoint::NotDialled::lost(&error));
-        let reason = closed.map_or_else(|| error.to_string(), |closed| closed.reason);
-        ClusterError::Unreachable { peer: 0, reason }
+        let closed = connection.close_reason().map(|error| NotDialled::lost(&error));
+        closed.unwrap_or_else(|| NotDialled { closed: None, reason: error.to_string() })
     };
     let (mut send, mut receive) = connection.open_bi().await.map_err(|error| lost(&error))?;
-    let id = RequestIds::new()?.next_id();
+    let id = RequestIds::new().map_err(ClusterError::from)?.next_id();
     wire::ask(&mut send, id, &asked).await.map_err(|error| lost(&error))?;
     send.finish().map_err(|error| lost(&error))?;
     let answer = wire::answer(&mut receive, id, limits.hello).await;
