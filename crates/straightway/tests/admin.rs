@@ -71,6 +71,7 @@ async fn statistics_count_what_happened() {
 async fn every_statistic_is_a_metric() {
     let node = TestNode::start().await;
     node.put("a", b"body").await;
+    node.settled().await;
     let metrics = node.admin_client().await.get("metrics", "").await;
     assert!(metrics.header("content-type").unwrap().starts_with("application/openmetrics-text"));
     let text = metrics.text();

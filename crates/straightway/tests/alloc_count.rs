@@ -78,17 +78,16 @@ async fn cost(node: &TestNode, key: &str, len: usize) -> (u64, u64) {
         let reply = client.reply().await;
         assert_eq!(reply.body.len(), len);
         client.send(&request).await;
-        let mut scratch = vec![0; 1 << 16];
-        let mut got = 0;
+        let mut answer = Vec::<u8>::with_capacity(len + 4096);
         // The length of the head, so that later answers can be read without being parsed.
-        let mut head = 0;
-        while head == 0 || got < head + len {
-            let read = client.stream().read(&mut scratch).await.unwrap();
-            if head == 0 {
-                head = scratch[..read].windows(4).position(|window| window == b"\r\n\r\n").unwrap()
-                    + 4;
+        let head = loop {
+            if let Some(at) = answer.windows(4).position(|window| window == b"\r\n\r\n") {
+                break at + 4;
             }
-            got += read;
+            assert!(client.stream().read_buf(&mut answer).await.unwrap() > 0, "an answer");
+        };
+        while answer.len() < head + len {
+            assert!(client.stream().read_buf(&mut answer).await.unwrap() > 0, "the rest of it");
         }
         head
     };

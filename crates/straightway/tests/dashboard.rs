@@ -13,7 +13,7 @@ use straightway::config::settings::{
     ClusterSettings, DEFAULT_LOG_ENTRIES, DEFAULT_REPAIR_AFTER, Secret,
 };
 use straightway_cluster::Start;
-use support::TestNode;
+use support::{Addresses, TestNode};
 use tokio::net::TcpStream;
 
 /// Generous: a browser takes its time.
@@ -119,7 +119,8 @@ impl Browser {
 #[tokio::test]
 async fn a_person_sees_what_happens_and_can_act() {
     let Some(browser) = Browser::start().await else { return };
-    let node = TestNode::start().await;
+    let addresses = Addresses::hold();
+    let node = TestNode::start_with(|settings| addresses.give(settings)).await;
     node.put("kept/1", &vec![7; 100_000]).await;
     node.put("gone/1", b"x").await;
     let url = format!("http://{}/", node.admin());
@@ -174,12 +175,11 @@ async fn a_person_sees_what_happens_and_can_act() {
     looks_right(&browser, &url).await;
 
     // The node goes away, which is shown; it comes back, and so do the numbers.
-    let (data, admin, path) = (node.address(), node.admin(), node.cache_path());
     let (running, dir) = node.into_node();
     running.stop().await.expect("stopped");
     browser.wait("document.getElementById('state').dataset.state === 'lost'").await;
     let mut settings = support::settings(&dir);
-    (settings.listen, settings.admin, settings.cache) = (vec![data], admin, path);
+    addresses.give(&mut settings);
     let again = straightway::node::Node::start(settings).await.expect("started again");
     browser.wait("document.getElementById('state').dataset.state === 'open'").await;
     again.state().cache().store("back/1", bytes::Bytes::from_static(b"x")).await.expect("stored");

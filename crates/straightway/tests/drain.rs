@@ -6,13 +6,17 @@ use std::time::Duration;
 
 use straightway::config::settings::NodeSettings;
 use straightway::node::{Node, run};
-use support::{Client, TestNode, pattern, settings, within};
+use support::{Addresses, Client, TestNode, pattern, settings, within};
 use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn a_running_put_finishes_and_survives_the_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::start(settings(&dir)).await.unwrap();
+    // Held, or somebody else might listen there once the node has gone.
+    let held = Addresses::hold();
+    let mut first_life = settings(&dir);
+    held.give(&mut first_life);
+    let node = Node::start(first_life).await.unwrap();
     let address = node.ready().data[0];
     let mut idle = Client::new(TcpStream::connect(address).await.unwrap());
     assert_eq!(idle.get("k", "").await.status, 404);
@@ -33,7 +37,7 @@ async fn a_running_put_finishes_and_survives_the_restart() {
     assert_eq!((reply.status, reply.header("connection")), (201, Some("close")));
     within(stopping).await.unwrap().unwrap();
     assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
-    drop(state);
+    drop((state, held));
 
     let node = Node::start(settings(&dir)).await.unwrap();
     let mut client = Client::new(TcpStream::connect(node.ready().data[0]).await.unwrap());
@@ -60,7 +64,7 @@ async fn what_does_not_finish_in_time_is_cut_off() {
 #[tokio::test]
 async fn readiness_ends_when_draining_begins() {
     let node = TestNode::start_with(|settings: &mut NodeSettings| {
-        settings.drain_timeout = Duration::from_secs(20);
+        settings.drain_timeout = Duration::from_mins(5);
     })
     .await;
     let mut busy = node.client().await;

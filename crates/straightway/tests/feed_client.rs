@@ -9,7 +9,7 @@ use straightway::client::{Client as NodeClient, ClientError, FeedClient};
 use straightway::codec::Encoding;
 use straightway::codec::event::Subscribe;
 use straightway::codec::ws::{FrameReader, Incoming, Limits, Opcode, Role, accept_key, frame_head};
-use support::TestNode;
+use support::{Addresses, TestNode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use websocket::{PATIENCE, subscribed};
@@ -51,25 +51,44 @@ async fn shake_hands(listener: &TcpListener) -> TcpStream {
     stream
 }
 
+/// Tells an event.
+async fn tell(stream: &mut TcpStream, offset: u64) {
+    let event = format!(
+        r#"{{"offset": {offset}, "kind": "stored", "key": "k", "timestamp": 1, "node": "n"}}"#
+    );
+    let (head, used) = frame_head(Opcode::Text, event.len());
+    stream.write_all(&head[head.len() - used..]).await.expect("written");
+    stream.write_all(event.as_bytes()).await.expect("written");
+}
+
+/// A client, and the node that it has just heard an event of offset 2 from, after which half of `silence` passes until
+/// it asks. However short that is: all that came before had a minute.
+async fn last_heard(listener: &TcpListener, silence: Duration) -> (FeedClient, TcpStream) {
+    let mut feed = client(listener.local_addr().expect("an address"), stored());
+    let telling = async {
+        let mut stream = shake_hands(listener).await;
+        tell(&mut stream, 1).await;
+        stream
+    };
+    let (heard, mut stream) = tokio::join!(next(&mut feed), telling);
+    assert_eq!(heard["offset"], 1);
+    tell(&mut stream, 2).await;
+    feed = feed.with_silence(silence);
+    assert_eq!(next(&mut feed).await["offset"], 2);
+    (feed, stream)
+}
+
 #[tokio::test]
 async fn a_node_that_falls_silent_is_noticed_by_who_waits_in_short_steps() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-    let mut feed = client(listener.local_addr().expect("an address"), stored())
-        .with_silence(Duration::from_millis(200));
-    let silent = async {
-        let mut kept = Vec::new();
-        loop {
-            kept.push(shake_hands(&listener).await);
-        }
-    };
+    let (mut feed, _silent) = last_heard(&listener, Duration::from_millis(200)).await;
     let noticing = async {
         while feed.reconnects() == 0 {
             let step = tokio::time::timeout(Duration::from_millis(20), feed.next()).await;
             assert!(step.is_err(), "nothing was said");
         }
     };
-    let noticing = tokio::time::timeout(PATIENCE, noticing);
-    tokio::select! { () = silent => {}, noticed = noticing => noticed.expect("in time") }
+    tokio::time::timeout(PATIENCE, noticing).await.expect("in time");
 }
 
 #[tokio::test]
@@ -90,10 +109,10 @@ async fn a_node_that_never_answers_the_upgrade_is_given_up() {
 #[tokio::test]
 async fn a_node_that_has_nothing_to_say_is_asked_and_kept() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
-    let mut feed = client(listener.local_addr().expect("an address"), stored())
-        .with_silence(Duration::from_secs(2));
+    let (mut feed, mut stream) = last_heard(&listener, Duration::from_secs(1)).await;
+    // It asks after half a second, and then waits for as long as a busy machine may take to answer.
+    feed = feed.with_silence(2 * PATIENCE);
     let quiet = async {
-        let mut stream = shake_hands(&listener).await;
         let limits = Limits { max_message: 4096, max_fragments: 4 };
         let mut reader = FrameReader::new(Role::Server, limits, false);
         let mut input = [0; 256];
@@ -104,13 +123,9 @@ async fn a_node_that_has_nothing_to_say_is_asked_and_kept() {
                 break;
             }
         }
-        let event = br#"{"offset": 9, "kind": "stored", "key": "k", "timestamp": 1, "node": "n"}"#;
-        let (head, used) = frame_head(Opcode::Text, event.len());
-        stream.write_all(&head[head.len() - used..]).await.expect("written");
-        stream.write_all(event).await.expect("written");
-        stream
+        tell(&mut stream, 9).await;
     };
-    let (heard, _stream) = tokio::join!(next(&mut feed), quiet);
+    let (heard, ()) = tokio::join!(next(&mut feed), quiet);
     assert_eq!((&heard["offset"], feed.reconnects()), (&9.into(), 0));
 }
 
@@ -119,13 +134,17 @@ async fn a_node_that_has_nothing_to_say_is_asked_and_kept() {
 #[tokio::test]
 async fn a_reader_of_json_learns_that_the_node_was_restarted() {
     for heard_before in [2, 0] {
-        let node = TestNode::start().await;
+        let addresses = Addresses::hold();
+        let node = TestNode::start_with(|settings| addresses.give(settings)).await;
         let mut feed = client(node.admin(), stored()).with_encoding(Encoding::Json);
         if heard_before == 0 {
             // It is there, and knows where it stands; the node knows of it earlier.
+            let mut step = Duration::from_millis(200);
             while feed.place().0.is_none() {
-                let step = tokio::time::timeout(Duration::from_millis(200), feed.next()).await;
-                assert!(step.is_err(), "nothing was said");
+                let said = tokio::time::timeout(step, feed.next()).await;
+                assert!(said.is_err(), "nothing was said");
+                // A step that was too short to connect in was in vain.
+                step *= 2;
             }
         } else {
             let putting = async {
@@ -141,11 +160,10 @@ async fn a_reader_of_json_learns_that_the_node_was_restarted() {
             };
             tokio::join!(hearing, putting);
         }
-        let (data, admin, path) = (node.address(), node.admin(), node.cache_path());
         let (running, dir) = node.into_node();
         running.stop().await.expect("stopped");
         let mut settings = support::settings(&dir);
-        (settings.listen, settings.admin, settings.cache) = (vec![data], admin, path);
+        addresses.give(&mut settings);
         let again = straightway::node::Node::start(settings).await.expect("started again");
         for n in 0..5 {
             let body = bytes::Bytes::from_static(b"x");

@@ -4,6 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use straightway::codec::event::{EventRef, Kind, Subscribe};
@@ -31,9 +32,23 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// What is counted is counted for the whole process: one test at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Silence is not what is tested: on a busy machine a ping would come between the events.
+fn limits() -> FeedLimits {
+    FeedLimits {
+        flush_window: Duration::ZERO,
+        heartbeat: Duration::from_hours(1),
+        ..FeedLimits::default()
+    }
+}
+
 fn feed() -> Feed {
-    let limits = FeedLimits { flush_window: Duration::ZERO, ..FeedLimits::default() };
-    Feed::start("test".into(), limits, OptimizerMode::On).expect("started")
+    Feed::start("test".into(), limits(), OptimizerMode::On).expect("started")
 }
 
 /// A subscriber of stored objects, in JSON, without a handshake.
@@ -82,6 +97,7 @@ fn cost(subscribers: usize) -> (u64, u64) {
 
 #[test]
 fn allocations_do_not_grow_with_subscribers_and_payloads_exist_once() {
+    let _alone = alone();
     let (few, _) = cost(5);
     let (many, copied) = cost(200);
     assert!(many <= few + 100, "50 events: {few} allocations for 5 subscribers, {many} for 200");
@@ -90,6 +106,7 @@ fn allocations_do_not_grow_with_subscribers_and_payloads_exist_once() {
 
 #[test]
 fn what_is_worth_nothing_any_more_is_not_sent() {
+    let _alone = alone();
     let feed = feed();
     feed.publish_with(&event("stale"), 1, 1);
     let now_ms = || SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis();
@@ -110,11 +127,8 @@ fn what_is_worth_nothing_any_more_is_not_sent() {
 /// The bound of the history is one on memory, whatever forms are asked for.
 #[test]
 fn forms_made_on_request_count_as_history() {
-    let limits = FeedLimits {
-        history_bytes: 1 << 20,
-        flush_window: Duration::ZERO,
-        ..FeedLimits::default()
-    };
+    let _alone = alone();
+    let limits = FeedLimits { history_bytes: 1 << 20, ..limits() };
     let feed = Feed::start("test".into(), limits, OptimizerMode::On).expect("started");
     let mut socket = subscribe(&feed, Some(1));
     let key = "k".repeat(1000);

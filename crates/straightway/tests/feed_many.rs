@@ -4,7 +4,7 @@ mod process;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use process::Node;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -33,6 +33,21 @@ fn subscribe(node: &Node) -> TcpStream {
     }
     assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head[..have]));
     stream
+}
+
+/// Waits until the node has noticed that all its subscribers are gone.
+fn all_gone(node: &Node) {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    let mut admin = process::Client::connect(node.admin).expect("connected");
+    loop {
+        let stats = admin.get("/api/stats").expect("answered").body;
+        let stats: serde_json::Value = serde_json::from_slice(&stats).expect("JSON");
+        if stats["feed"]["subscribers"] == 0 {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{stats}");
+        std::thread::yield_now();
+    }
 }
 
 /// Reads events until the last one; answers with how many came and how many were told to be missing.
@@ -76,6 +91,8 @@ fn ten_thousand_hear_every_event() {
     let node = Node::start(&dir.path().join("c"), &["--size", "64MiB", "--feed-heartbeat", "10m"]);
     // Whatever is allocated once is there before it is measured.
     drop((0..100).map(|_| subscribe(&node)).collect::<Vec<_>>());
+    // There is room for as many as will come, and no more.
+    all_gone(&node);
     let before = node.anonymous_bytes();
     let mut subscribers: Vec<TcpStream> = (0..SUBSCRIBERS).map(|_| subscribe(&node)).collect();
     let each = (node.anonymous_bytes() - before) / SUBSCRIBERS as u64;

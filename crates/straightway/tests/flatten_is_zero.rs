@@ -40,6 +40,7 @@ async fn no_byte_of_a_mapped_body_is_copied_by_the_node() {
         node.set_zero_copy(config);
         fetch_everything(&node).await;
     }
+    node.settled().await;
     let after = node.node().state().cache().zero_copy_stats().await;
     let http = node.http();
     assert_eq!((http.flattened_bytes, http.mapped_bytes_refused), (0, 0));
@@ -68,6 +69,7 @@ async fn a_copied_body_is_not_taken_for_a_mapped_one() {
         adaptive: false,
     });
     assert!(node.get("k", "").await.body == pattern(1, 60_000));
+    node.settled().await;
     let after = node.node().state().cache().zero_copy_stats().await;
     assert_eq!(after.sendfile_transfers, before.sendfile_transfers);
     assert_eq!(after.pread_bytes - before.pread_bytes, 60_000);

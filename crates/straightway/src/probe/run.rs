@@ -25,6 +25,8 @@ pub struct Options {
     pub flood: Duration,
     /// How long an answer may take.
     pub timeout: Duration,
+    /// How long it may take while the path MTU is looked for, where many a probe gets none.
+    pub mtu_timeout: Duration,
 }
 
 impl Default for Options {
@@ -35,6 +37,7 @@ impl Default for Options {
             rate: 1000,
             flood: Duration::from_millis(300),
             timeout: Duration::from_secs(1),
+            mtu_timeout: Duration::from_millis(150),
         }
     }
 }
@@ -98,7 +101,8 @@ pub fn probe(
     let mut prober = Prober::new(target)?;
     told("looking for the listener");
     prober.greet(options.timeout)?;
-    let mut report = Report { path_mtu: prober.path_mtu(&mut told)?, ..Report::default() };
+    let mut report =
+        Report { path_mtu: prober.path_mtu(options.mtu_timeout, &mut told)?, ..Report::default() };
     for &size in &options.sizes {
         let size = size.clamp(MIN_PROBE, 65_507);
         let tally = prober.one_by_one(size, options, &mut told)?;
@@ -207,9 +211,12 @@ impl Prober {
     }
 
     /// Finds the longest packet that arrives in one piece, by halving.
-    fn path_mtu(&mut self, told: &mut impl FnMut(&str)) -> Result<Option<usize>, ProbeError> {
+    fn path_mtu(
+        &mut self,
+        timeout: Duration,
+        told: &mut impl FnMut(&str),
+    ) -> Result<Option<usize>, ProbeError> {
         const TRIES: usize = 2;
-        const WAIT: Duration = Duration::from_millis(150);
         let mut apart = Self::new(self.target)?;
         if never_fragment(apart.sender.socket()).is_err() {
             return Ok(None);
@@ -226,7 +233,7 @@ impl Prober {
             told(&format!("path MTU: {} to {} bytes", good + headers, bad + headers - 1));
             let mut passed = false;
             for _ in 0..TRIES {
-                passed = passed || apart.is_answered(size, WAIT)?;
+                passed = passed || apart.is_answered(size, timeout)?;
             }
             if passed { good = size } else { bad = size }
         }

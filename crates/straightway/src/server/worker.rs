@@ -255,9 +255,9 @@ impl Drop for Entry {
             let mut open = self.pool.open.lock();
             (open.remove(&self.id), open.is_empty())
         };
-        if let Some(exchange) = exchange {
-            bump(&exchange.counters().closed, 1);
-        }
+        // What became of its last answer is counted before the connection counts as closed.
+        drop(exchange);
+        bump(&self.pool.node.shard(self.pool.index).closed, 1);
         if empty {
             self.pool.emptied.notify_waiters();
         }

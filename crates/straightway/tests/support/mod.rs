@@ -7,10 +7,11 @@ use std::time::Duration;
 use straightway::cache::{IoMode, ZeroCopyConfig};
 use straightway::config::settings::NodeSettings;
 use straightway::counters::HttpStats;
+use straightway::feed::FeedLimits;
 use straightway::node::Node;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Generous: a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,7 +32,37 @@ pub fn settings(dir: &TempDir) -> NodeSettings {
         io: IoMode::Standard,
         workers: 1,
         data_dir: dir.path().join("data"),
+        // On a busy machine silence lasts: a ping would come between what a test expects, and who hears no answer to it
+        // closes. Those that test pings ask for them.
+        feed: FeedLimits { heartbeat: Duration::from_hours(1), ..FeedLimits::default() },
         ..NodeSettings::default()
+    }
+}
+
+/// Addresses that stay a test's own while this is held: a node may leave them and come back, or leave them for good, and
+/// nobody else is given their ports meanwhile.
+pub struct Addresses {
+    _held: [TcpSocket; 2],
+    pub data: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+impl Addresses {
+    pub fn hold() -> Self {
+        // Bound and not listening: the node, which names the port and shares it, may listen there; nobody else is given it.
+        let held: [TcpSocket; 2] = std::array::from_fn(|_| {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.set_reuseaddr(true).unwrap();
+            socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+            socket
+        });
+        let [data, admin] = held.each_ref().map(|socket| socket.local_addr().unwrap());
+        Self { _held: held, data, admin }
+    }
+
+    /// Has a node listen there.
+    pub fn give(&self, settings: &mut NodeSettings) {
+        (settings.listen, settings.admin) = (vec![self.data], self.admin);
     }
 }
 
@@ -66,6 +97,18 @@ impl TestNode {
 
     pub fn http(&self) -> HttpStats {
         self.node().state().http_stats()
+    }
+
+    /// Waits until all that was asked over connections that are gone by now has been counted. The node counts an answer
+    /// once its last byte is out, which is when a client has it, and a connection as closed after its answers. One that
+    /// is kept open is waited for in vain.
+    pub async fn settled(&self) {
+        within(async {
+            while self.http().connections_open() > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 
     pub fn set_zero_copy(&self, config: ZeroCopyConfig) {

@@ -84,16 +84,15 @@ impl Raw {
     }
 
     pub async fn send(&mut self, first: u8, payload: &[u8]) {
-        let (head, used) = frame_head(Opcode::Binary, payload.len());
-        let mut frame = head[head.len() - used..].to_vec();
-        frame[0] = first;
-        frame[1] |= 0x80;
-        frame.extend_from_slice(&[1, 2, 3, 4]);
-        let start = frame.len();
-        frame.extend_from_slice(payload);
-        mask(&mut frame[start..], [1, 2, 3, 4], 0);
+        self.send_all(&[(first, payload)]).await;
+    }
+
+    /// Sends frames in one write.
+    pub async fn send_all(&mut self, frames: &[(u8, impl AsRef<[u8]>)]) {
+        let bytes: Vec<u8> =
+            frames.iter().flat_map(|(first, payload)| frame(*first, payload.as_ref())).collect();
         // The node may have closed already: then what it said is still to be read.
-        drop(self.stream.write_all(&frame).await);
+        drop(self.stream.write_all(&bytes).await);
     }
 
     pub async fn hear(&mut self) -> Heard {
@@ -144,6 +143,18 @@ impl Raw {
             }
         }
     }
+}
+
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let (head, used) = frame_head(Opcode::Binary, payload.len());
+    let mut frame = head[head.len() - used..].to_vec();
+    frame[0] = first;
+    frame[1] |= 0x80;
+    frame.extend_from_slice(&[1, 2, 3, 4]);
+    let start = frame.len();
+    frame.extend_from_slice(payload);
+    mask(&mut frame[start..], [1, 2, 3, 4], 0);
+    frame
 }
 
 fn heard(incoming: &Incoming<'_>) -> Heard {
