@@ -145,6 +145,8 @@ async fn bind_to(
 pub(crate) struct NotDialled {
     /// What the other side said, if it was reached.
     pub(crate) closed: Option<Closed>,
+    /// It said nothing at all: it may not be there yet.
+    pub(crate) silent: bool,
     pub(crate) reason: String,
 }
 
@@ -155,11 +157,16 @@ impl NotDialled {
             Some(closed) => closed.reason.clone(),
             None => error.to_string(),
         };
-        Self { closed, reason }
+        let silent = matches!(error, ConnectionError::TimedOut | ConnectionError::Reset);
+        Self { closed, silent, reason }
     }
 
-    fn other(reason: impl Into<String>) -> Self {
-        Self { closed: None, reason: reason.into() }
+    pub(crate) fn silent(reason: String) -> Self {
+        Self { closed: None, silent: true, reason }
+    }
+
+    pub(crate) fn other(reason: impl Into<String>) -> Self {
+        Self { closed: None, silent: false, reason: reason.into() }
     }
 }
 
@@ -192,7 +199,7 @@ pub(crate) async fn dial(
     // The library's futures are large.
     match tokio::time::timeout(limits.dial, Box::pin(dialled)).await {
         Ok(dialled) => dialled,
-        Err(_) => Err(NotDialled::other(format!("no answer within {:?}", limits.dial))),
+        Err(_) => Err(NotDialled::silent(format!("no answer within {:?}", limits.dial))),
     }
 }
 

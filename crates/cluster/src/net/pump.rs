@@ -42,7 +42,7 @@ impl From<WriteError> for Lost {
     fn from(error: WriteError) -> Self {
         match error {
             WriteError::ConnectionLost(error) => error.into(),
-            other => Self::NotDialled(NotDialled { closed: None, reason: other.to_string() }),
+            other => Self::NotDialled(NotDialled::other(other.to_string())),
         }
     }
 }
@@ -127,7 +127,7 @@ pub(crate) async fn run(shared: Arc<Shared>, peer: Arc<Peer>, lane: Lane) {
 }
 
 impl Lost {
-    const RESTARTED: NotDialled = NotDialled { closed: None, reason: String::new() };
+    const RESTARTED: NotDialled = NotDialled { closed: None, silent: false, reason: String::new() };
 }
 
 /// A connection on `lane`, and the stream on which the hello was sent.
@@ -144,20 +144,17 @@ pub(crate) async fn dial_with_hello(
     let greet = async {
         let mut stream = connection.open_uni().await.map_err(|error| NotDialled::lost(&error))?;
         let mut hello = Segments::new(QUIC_CUT);
-        let broken = |reason: String| NotDialled { closed: None, reason };
-        encode_hello(&mut hello, &shared.hello(lane)).map_err(|error| broken(error.to_string()))?;
+        encode_hello(&mut hello, &shared.hello(lane))
+            .map_err(|error| NotDialled::other(error.to_string()))?;
         stream.write_all_chunks(hello.finish()).await.map_err(|error| match error {
             WriteError::ConnectionLost(error) => NotDialled::lost(&error),
-            other => broken(other.to_string()),
+            other => NotDialled::other(other.to_string()),
         })?;
         Ok(stream)
     };
     match tokio::time::timeout(limits.dial, greet).await {
         Ok(greeted) => greeted.map(|stream| (connection, stream)),
-        Err(_) => Err(NotDialled {
-            closed: None,
-            reason: format!("it took no hello within {:?}", limits.dial),
-        }),
+        Err(_) => Err(NotDialled::other(format!("it took no hello within {:?}", limits.dial))),
     }
 }
 

@@ -1,4 +1,5 @@
 //! Joining by ticket.
+use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 
 use iroh::SecretKey;
@@ -8,14 +9,19 @@ use straightway_cluster::net::{
 };
 use straightway_cluster::{ClusterError, ClusterId, NodeKey, StorageId};
 
+use crate::ports::quiet_port;
 use crate::support::{CLUSTER, Node, Start, loopback, soon};
 
 const NOW: u64 = 1000;
 
 fn ticket(node: &Node) -> Ticket {
+    ticket_of(TicketMember { key: node.key(), addresses: vec![node.address()] })
+}
+
+fn ticket_of(member: TicketMember) -> Ticket {
     Ticket {
         cluster: CLUSTER,
-        members: vec![TicketMember { key: node.key(), addresses: vec![node.address()] }],
+        members: vec![member],
         secret: TicketSecret([0x5e; 32]),
         expires_ms: NOW + 60_000,
         role: JoinRole::Voter,
@@ -130,6 +136,26 @@ async fn another_member_is_asked_when_one_cannot_be_reached() {
     ticket.members.insert(0, nobody);
     give(&node, &ticket);
     assert_eq!(ask(&ticket, &joiner()).await.expect("let in"), 9);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_is_not_there_yet_is_asked_again() {
+    let silent = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, quiet_port())).await;
+    let silent = silent.expect("a port");
+    let bind = silent.local_addr().expect("bound");
+    let start = Start { bind, ..Start::new(1) };
+    let member =
+        TicketMember { key: NodeKey(*start.secret.public().as_bytes()), addresses: vec![bind] };
+    let ticket = ticket_of(member);
+    *start.door.ticket.lock() = Some((ticket.secret.id(), grant(&ticket)));
+    // There without a leader, at first.
+    start.door.not_now.store(2, Ordering::SeqCst);
+    let asked = tokio::spawn(async move { ask(&ticket, &joiner()).await });
+    silent.recv_from(&mut [0; 2048]).await.expect("it was dialled");
+    drop(silent);
+    let node = start.start().await;
+    assert_eq!(asked.await.expect("no panic").expect("let in"), 9);
+    assert_eq!(node.door.not_now.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

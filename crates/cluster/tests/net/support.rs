@@ -1,7 +1,7 @@
 //! Nodes without a Raft: what reaches them is looked at.
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -86,6 +86,8 @@ impl BulkHandler for NoBulk {
 pub(crate) struct Door {
     pub(crate) ticket: Mutex<Option<(TicketId, TicketGrant)>>,
     pub(crate) used: AtomicBool,
+    /// So many are told to come again.
+    pub(crate) not_now: AtomicU64,
     pub(crate) joined: Mutex<Vec<JoinRequest>>,
     pub(crate) now_ms: u64,
 }
@@ -95,6 +97,7 @@ impl Default for Door {
         Self {
             ticket: Mutex::new(None),
             used: AtomicBool::new(false),
+            not_now: AtomicU64::new(0),
             joined: Mutex::new(Vec::new()),
             now_ms: 1000,
         }
@@ -110,6 +113,10 @@ impl JoinService for Door {
 
     fn join(&self, request: JoinRequest) -> BoxFuture<'_, Result<JoinAnswer, JoinRefusal>> {
         Box::pin(async move {
+            let less = |left: u64| left.checked_sub(1);
+            if self.not_now.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok() {
+                return Err(JoinRefusal::NotNow("there is no leader".to_owned()));
+            }
             if self.used.swap(true, Ordering::SeqCst) {
                 return Err(JoinRefusal::Used);
             }
@@ -148,6 +155,7 @@ pub(crate) struct Start {
     /// Events that wait unread.
     pub(crate) unread: usize,
     pub(crate) bulk: Arc<dyn BulkHandler>,
+    pub(crate) door: Arc<Door>,
     /// Members that it knows from the beginning.
     pub(crate) known: Vec<MemberAddress>,
 }
@@ -159,8 +167,8 @@ impl Start {
         let limits = NetLimits { idle, dial: LONG, hello: LONG, ..NetLimits::default() };
         let secret = SecretKey::from_bytes(&[u8::try_from(id).expect("small"); 32]);
         let bulk = Arc::new(NoBulk);
-        let (bind, known) = (loopback(), Vec::new());
-        Self { id, secret, boot: 1, bind, limits, unread: 1024, bulk, known }
+        let (bind, known, door) = (loopback(), Vec::new(), Arc::default());
+        Self { id, secret, boot: 1, bind, limits, unread: 1024, bulk, door, known }
     }
 
     pub(crate) fn node(&self) -> LocalNode {
@@ -174,11 +182,10 @@ impl Start {
 
     pub(crate) async fn start(self) -> Node {
         let (sender, inbound) = mpsc::channel(self.unread);
-        let (answers, door) = (Arc::new(Answers::default()), Arc::new(Door::default()));
+        let (answers, door) = (Arc::new(Answers::default()), self.door.clone());
         let id = self.id;
         let (mut handlers, config, known) = self.parts();
-        (handlers.service, handlers.join) =
-            (Arc::<Answers>::clone(&answers), Arc::<Door>::clone(&door));
+        handlers.service = Arc::<Answers>::clone(&answers);
         let network = Network::start(config, sender, handlers, &known).await.expect("started");
         Node { id, network, inbound, answers, door }
     }
@@ -186,8 +193,8 @@ impl Start {
     /// What a network is started with; it answers nobody that is looked at.
     pub(crate) fn parts(self) -> (Handlers, NetConfig, Vec<MemberAddress>) {
         let node = self.node();
-        let (service, join) = (Arc::new(Answers::default()), Arc::new(Door::default()));
-        let handlers = Handlers { service, bulk: self.bulk, join };
+        let service = Arc::new(Answers::default());
+        let handlers = Handlers { service, bulk: self.bulk, join: self.door };
         let config = NetConfig::new(self.bind, self.secret, node);
         (handlers, NetConfig { limits: self.limits, ..config }, self.known)
     }

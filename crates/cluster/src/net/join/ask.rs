@@ -76,9 +76,9 @@ impl From<ClusterError> for NotJoined {
 }
 
 impl From<NotDialled> for NotJoined {
-    fn from(NotDialled { closed, reason }: NotDialled) -> Self {
+    fn from(NotDialled { silent, reason, .. }: NotDialled) -> Self {
         // Who says no means it.
-        Self { again: closed.is_none(), error: ClusterError::Unreachable { peer: 0, reason } }
+        Self { again: silent, error: ClusterError::Unreachable { peer: 0, reason } }
     }
 }
 
@@ -146,7 +146,7 @@ async fn ask(
     };
     let lost = |error: &dyn fmt::Display| {
         let closed = connection.close_reason().map(|error| NotDialled::lost(&error));
-        closed.unwrap_or_else(|| NotDialled { closed: None, reason: error.to_string() })
+        closed.unwrap_or_else(|| NotDialled::silent(error.to_string()))
     };
     let (mut send, mut receive) = connection.open_bi().await.map_err(|error| lost(&error))?;
     let id = RequestIds::new().map_err(ClusterError::from)?.next_id();
