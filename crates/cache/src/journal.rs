@@ -120,16 +120,17 @@ impl Journal {
             retention.wanted = true;
             self.moved.notify_all();
         }
+        let mut late = false;
         while head + MARGIN_BLOCKS.min(ring / 8) - retention.from > ring {
-            // Each time: a checkpoint lets go of what is before the last one, which may have been nothing.
-            (retention.wanted, retention.full) = (true, true);
-            self.moved.notify_all();
-            let late = self.moved.wait_until(&mut retention, deadline).timed_out();
             if late || retention.stop {
                 retention.full = false;
                 let what = "no checkpoint made room in the journal";
                 return Err(io::Error::new(io::ErrorKind::TimedOut, what));
             }
+            // Each time: a checkpoint lets go of what is before the last one, which may have been nothing.
+            (retention.wanted, retention.full) = (true, true);
+            self.moved.notify_all();
+            late = self.moved.wait_until(&mut retention, deadline).timed_out();
         }
         retention.full = false;
         Ok(())

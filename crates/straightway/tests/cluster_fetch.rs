@@ -105,6 +105,7 @@ fn what_is_elsewhere_is_judged_ranged_and_fetched_once() {
     nodes.wait_for("it is counted", |nodes| sent(nodes) > before);
     assert_eq!(sent(&nodes) - before, 1, "it is fetched once");
     assert!(nodes.holds(other, "/short"));
+    assert_eq!(sent(&nodes) - before, 1, "and not once more behind it");
 }
 
 /// Asks for a path and reads nothing of the answer yet.

@@ -321,7 +321,10 @@ async fn a_stopping_node_says_when_to_come_back_and_a_client_resumes_in_its_next
             }
         }
     };
-    tokio::select! { () = seeing => {}, () = putting => {} }
+    let either = async {
+        tokio::select! { () = seeing => {}, () = putting => {} }
+    };
+    within(Box::pin(either)).await;
     assert!(feed.reconnects() > 0);
     again.stop().await.expect("stopped");
 }
@@ -442,7 +445,10 @@ async fn a_client_asks_for_something_else_on_the_way() {
             }
         }
     };
-    tokio::select! { () = seeing => {}, () = putting => {} }
+    let either = async {
+        tokio::select! { () = seeing => {}, () = putting => {} }
+    };
+    within(Box::pin(either)).await;
     node.stop().await;
 }
 

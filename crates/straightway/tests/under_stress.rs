@@ -65,7 +65,8 @@ fn a_slow_reader_gets_the_right_bytes_while_eviction_laps_the_cache() {
             received.len()
         );
         // On a machine that is so slow the reader may have had to go before.
-        assert!(filler > 70 || begun.elapsed() > OVERDUE, "the cache was not lapped");
+        let cut_off = received.len() < expected.len() && begun.elapsed() > OVERDUE;
+        assert!(filler > 70 || cut_off, "the cache was not lapped");
     }
 }
 

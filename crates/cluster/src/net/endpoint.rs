@@ -145,7 +145,7 @@ async fn bind_to(
 pub(crate) struct NotDialled {
     /// What the other side said, if it was reached.
     pub(crate) closed: Option<Closed>,
-    /// It said nothing at all: it may not be there yet.
+    /// Nobody who could answer is there; it may not have started yet.
     pub(crate) silent: bool,
     pub(crate) reason: String,
 }
@@ -161,7 +161,7 @@ impl NotDialled {
         Self { closed, silent, reason }
     }
 
-    pub(crate) fn silent(reason: String) -> Self {
+    fn silent(reason: String) -> Self {
         Self { closed: None, silent: true, reason }
     }
 

@@ -126,14 +126,16 @@ impl Shared {
     async fn applied(&self, index: u64, deadline: Instant) -> Result<(), ClusterError> {
         let mut applied = self.catalogue.applied_watch();
         let mut failed = self.failed.subscribe();
+        let begun = Instant::now();
         let waited = tokio::select! {
             waited = timeout_at(deadline, applied.wait_for(|now| *now >= index)) => waited,
-            _ = failed.wait_for(Option::is_some) => return Err(self.stopped()),
+            // Let go at once: `stopped` looks at it again.
+            () = async { drop(failed.wait_for(Option::is_some).await) } => return Err(self.stopped()),
         };
         match waited {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(self.stopped()),
-            Err(_) => Err(ClusterError::NoQuorum { waited: DEADLINE }),
+            Err(_) => Err(ClusterError::NoQuorum { waited: begun.elapsed() }),
         }
     }
 

@@ -168,7 +168,8 @@ impl Shared {
             Outcome::Refused(Refusal::TicketUsed) => Err(JoinRefusal::Used),
             Outcome::Refused(Refusal::TicketExpired) => Err(JoinRefusal::Expired),
             Outcome::Refused(Refusal::TicketUnknown) => Err(JoinRefusal::Unknown),
-            other => Err(JoinRefusal::NotNow(refused(&other).to_string())),
+            Outcome::Refused(refusal) => Err(JoinRefusal::Denied(refusal.to_string())),
+            other => Err(not_now(&refused(&other))),
         }
     }
 

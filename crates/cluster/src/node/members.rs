@@ -131,6 +131,7 @@ impl Shared {
         let deadline = Instant::now() + patience;
         let mut failure = ClusterError::NoQuorum { waited: patience };
         while Instant::now() < deadline {
+            self.going()?;
             let leader = self.progress.leadership().leader;
             if change.is_done(leader, &self.progress.detail().conf_state) {
                 return Ok(());

@@ -164,8 +164,9 @@ impl Cluster {
         self.0.gate.may_serve(boot_clock()).is_ok()
     }
 
-    /// Stops: hands leadership over if it can, then closes connections, log and catalogue. What is still under way fails
-    /// with [`ClusterError::Stopped`]; of a change it is then not known whether it happened.
+    /// Stops: hands leadership over if it can, then closes connections, log and catalogue. Changes and reads that are still
+    /// under way fail with [`ClusterError::Stopped`], transfers as their connections end; of a change it is then not known
+    /// whether it happened.
     pub async fn stop(&self) {
         self.0.stop().await;
     }
@@ -192,7 +193,9 @@ impl Shared {
     fn end(&self, reason: String) {
         self.failed.send_if_modified(|ended| {
             let first = ended.is_none();
-            ended.get_or_insert(reason);
+            if first {
+                *ended = Some(reason);
+            }
             first
         });
         // Nobody is to be sent to a leader that does nothing any more, nor told of it.

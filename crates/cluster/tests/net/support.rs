@@ -34,7 +34,7 @@ pub(crate) async fn soon<T>(what: &str, happens: impl Future<Output = T>) -> T {
 }
 
 /// Waits until it is so. What is waited for has no event of its own.
-pub(crate) async fn until(what: &str, so: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, mut so: impl FnMut() -> bool) {
     soon(what, async {
         while !so() {
             // Pause: the condition is another task's; it is asked again.

@@ -187,7 +187,7 @@ async fn begin(node: &Node, entry: &Arc<Entry>) -> Arriving {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_so_many_go_past_a_fetch() {
-    /// As in `node::fetch`.
+    /// `MAX_SECOND` in `node/fetch.rs`.
     const AT_A_TIME: usize = 64;
     let nodes = three().await;
     let (other, entry, mut first) = standing_fetch(&nodes).await;

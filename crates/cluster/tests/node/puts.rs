@@ -50,7 +50,7 @@ async fn held_up(nodes: &[Node]) -> (JoinHandle<Result<PutOutcome, ClusterError>
     (begun, id)
 }
 
-/// With one other of three there would be a majority. Of five, two are needed.
+/// With one other of three there would be a majority. Of five, two others are needed.
 async fn grow_to_five(nodes: &mut Vec<Node>) {
     for _ in 0..2 {
         let ticket = nodes[0].cluster.ticket(PATIENCE, JoinRole::Voter).await.expect("a ticket");

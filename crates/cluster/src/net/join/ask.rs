@@ -19,16 +19,17 @@ use crate::net::network::GOODBYE;
 use crate::net::ticket::Ticket;
 
 /// How long it is asked again where nobody can be reached, or nobody leads: members that were started together with this
-/// node, or elect a leader, are there in a moment.
+/// node, or elect a leader, are there in a moment. A round that has begun is finished.
 const INSIST: Duration = Duration::from_secs(10);
-const PAUSE: Duration = Duration::from_millis(250);
+/// Not more often than a member lets one address ask ([`NetLimits::joins_each`]).
+const PAUSE: Duration = Duration::from_millis(500);
 
-/// Joins: asks each member that the ticket names, until one lets this node in, for some seconds. `bind` is where to dial from;
-/// its port is best 0.
+/// Joins: asks each member that the ticket names, until one lets this node in. While one cannot be reached, or the cluster has
+/// no leader, they are asked again for ten seconds. `bind` is where to dial from; its port is best 0.
 ///
 /// # Errors
 /// [`ClusterError::Invalid`] for a ticket that is not to be used any more, [`ClusterError::Refused`] with what the cluster
-/// said, [`ClusterError::Unreachable`].
+/// said, [`ClusterError::Unreachable`], [`ClusterError::Timeout`].
 pub async fn join(
     bind: SocketAddr,
     secret: &SecretKey,
@@ -43,28 +44,30 @@ pub async fn join(
     let limits = NetLimits::default();
     let endpoint = endpoint::bind_client(bind, secret, &limits).await?;
     let deadline = Instant::now() + INSIST;
+    let mut last = ClusterError::Unreachable { peer: 0, reason: "there is nobody to ask".into() };
     loop {
-        match ask_all(&endpoint, secret, ticket, me, &limits).await {
-            Ok(answered) => {
-                // The goodbye is on its way; nobody waits until it has been heard.
-                tokio::spawn(async move { goodbye(&endpoint).await });
-                return understood(answered);
-            }
-            Err(NotJoined { again: true, error }) if Instant::now() < deadline => {
-                tracing::debug!(%error, "no member of the ticket lets this node in yet; they are asked again");
-                sleep(PAUSE).await;
-            }
-            Err(NotJoined { error, .. }) => {
-                goodbye(&endpoint).await;
-                return Err(error);
-            }
+        let NotJoined { again, error } =
+            match ask_all(&endpoint, secret, ticket, me, &limits, last).await {
+                Ok(answered) => {
+                    // The goodbye is on its way; nobody waits until it has been heard.
+                    tokio::spawn(async move { goodbye(&endpoint).await });
+                    return understood(answered);
+                }
+                Err(not_joined) => not_joined,
+            };
+        if !again || Instant::now() >= deadline {
+            goodbye(&endpoint).await;
+            return Err(error);
         }
+        tracing::debug!(%error, "no member of the ticket lets this node in yet; they are asked again");
+        last = error;
+        sleep(PAUSE).await;
     }
 }
 
 /// Why no member of a ticket let this node in.
 struct NotJoined {
-    /// Whether all of them may, a moment later.
+    /// Whether one of them may, a moment later.
     again: bool,
     error: ClusterError,
 }
@@ -82,35 +85,41 @@ impl From<NotDialled> for NotJoined {
     }
 }
 
+/// One round. `last` is why the one before came to nothing.
 async fn ask_all(
     endpoint: &Endpoint,
     secret: &SecretKey,
     ticket: &Ticket,
     me: &Joiner,
     limits: &NetLimits,
+    mut last: ClusterError,
 ) -> Result<Answered, NotJoined> {
     let key = node_key(secret.public());
-    let mut again = !ticket.members.is_empty();
-    let mut last = ClusterError::Unreachable { peer: 0, reason: "there is nobody to ask".into() };
+    let mut again = false;
     for member in &ticket.members {
         let asked = ask(endpoint, member.key, &member.addresses, ticket, me, key, limits);
         let waited = AGREEING + limits.hello * 2;
-        match timeout(waited, asked).await {
+        let not_joined = match timeout(waited, asked).await {
             Ok(Ok(Answer::Joined(answered))) => return Ok(answered),
-            // Another member may know more, or be better placed.
             Ok(Ok(Answer::Refused(refusal))) => {
-                last = ClusterError::Refused { reason: refusal.to_string() };
-                match refusal {
-                    JoinRefusal::NotNow(_) => {}
-                    JoinRefusal::Unknown => again = false,
-                    _ => return Err(NotJoined { again: false, error: last }),
+                let again = matches!(refusal, JoinRefusal::NotNow(_));
+                let error = ClusterError::Refused { reason: refusal.to_string() };
+                // Another member may know more, or be better placed.
+                if !again && refusal != JoinRefusal::Unknown {
+                    return Err(NotJoined { again, error });
                 }
+                NotJoined { again, error }
             }
-            Ok(Err(not_joined)) => {
-                again &= not_joined.again;
-                last = not_joined.error;
+            Ok(Err(not_joined)) => not_joined,
+            Err(_) => {
+                NotJoined { again: true, error: ClusterError::Timeout { what: "joining", waited } }
             }
-            Err(_) => last = ClusterError::Timeout { what: "joining", waited },
+        };
+        again |= not_joined.again;
+        // What a member says tells more than that another one does not answer.
+        let says = |error: &ClusterError| matches!(error, ClusterError::Refused { .. });
+        if says(&not_joined.error) || !says(&last) {
+            last = not_joined.error;
         }
     }
     Err(NotJoined { again, error: last })
@@ -146,7 +155,7 @@ async fn ask(
     };
     let lost = |error: &dyn fmt::Display| {
         let closed = connection.close_reason().map(|error| NotDialled::lost(&error));
-        closed.unwrap_or_else(|| NotDialled::silent(error.to_string()))
+        closed.unwrap_or_else(|| NotDialled::other(error.to_string()))
     };
     let (mut send, mut receive) = connection.open_bi().await.map_err(|error| lost(&error))?;
     let id = RequestIds::new().map_err(ClusterError::from)?.next_id();

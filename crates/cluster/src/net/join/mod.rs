@@ -103,6 +103,9 @@ pub enum JoinRefusal {
     /// What the joiner says of itself cannot be.
     #[error("what the node says of itself is not valid: {0}")]
     Invalid(String),
+    /// The cluster does not take this node.
+    #[error("{0}")]
+    Denied(String),
     /// The cluster cannot take anybody in at the moment.
     #[error("not now: {0}")]
     NotNow(String),
