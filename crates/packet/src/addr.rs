@@ -24,6 +24,14 @@ impl MacAddr {
     pub fn is_multicast(self) -> bool {
         self.0[0] & 1 == 1
     }
+
+    /// As a number: the first byte is the highest of 48 bits.
+    #[inline]
+    pub(crate) fn number(self) -> u64 {
+        let mut bytes = [0; 8];
+        bytes[2..].copy_from_slice(&self.0);
+        u64::from_be_bytes(bytes)
+    }
 }
 
 impl fmt::Display for MacAddr {
