@@ -106,14 +106,12 @@ fn add_words(block: &[u8; 64]) -> u64 {
     block.as_chunks::<4>().0.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum()
 }
 
+/// Both halves are added at once: with them rotated, the carry of the lower sum goes into the upper one, which is kept.
 #[inline]
 fn fold(sum: u64) -> u16 {
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    // Folded this often it fits.
-    let [.., high, low] = ((sum >> 16) + (sum & 0xffff)).to_be_bytes();
+    let [a, b, c, d, ..] = sum.wrapping_add(sum.rotate_left(32)).to_be_bytes();
+    let sum = u32::from_be_bytes([a, b, c, d]);
+    let [high, low, ..] = sum.wrapping_add(sum.rotate_left(16)).to_be_bytes();
     u16::from_be_bytes([high, low])
 }
 
