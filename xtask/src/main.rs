@@ -1,5 +1,6 @@
-//! The developers' own command: `cargo xtask test|tidy|bench`.
+//! The developers' own command: `cargo xtask test|tidy|stress|bench`.
 #![forbid(unsafe_code)]
+mod stress;
 mod test;
 mod tidy;
 
@@ -29,6 +30,21 @@ enum Task {
     },
     /// Check the rules of the house
     Tidy,
+    /// Run the tests with threads that are late at random, to find what holds only on a quick machine
+    Stress {
+        /// How often
+        #[arg(long, value_name = "TIMES", default_value_t = 1)]
+        times: u32,
+        /// After one in so many system calls the thread sleeps
+        #[arg(long, value_name = "CALLS", default_value_t = 40)]
+        one_in: u32,
+        /// For so many milliseconds at most
+        #[arg(long, value_name = "MS", default_value_t = 15)]
+        most_ms: u32,
+        /// Which tests, as cargo-nextest's `-E` takes it
+        #[arg(default_value = "all()")]
+        filter: String,
+    },
     /// Run the benchmarks beside their rivals
     Bench {
         /// Which
@@ -76,6 +92,9 @@ fn main() -> ExitCode {
     let good = match command {
         Task::Test { slow, only } => test::run(slow, only.as_deref()),
         Task::Tidy => tidy::run(),
+        Task::Stress { times, one_in, most_ms, filter } => {
+            stress::run(times, one_in, most_ms, &filter)
+        }
         Task::Bench { what } => bench(what),
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
