@@ -67,9 +67,9 @@ pub enum ClusterError {
         reason: String,
     },
     /// A peer could not be reached, or the connection was lost.
-    #[error("member {peer} cannot be reached: {reason}")]
+    #[error("{} cannot be reached: {reason}", named(*peer))]
     Unreachable {
-        /// The peer; 0 if it has no number yet.
+        /// The peer; 0: one that only a ticket names.
         peer: RaftId,
         /// Why.
         reason: String,
@@ -133,5 +133,12 @@ impl ClusterError {
     ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { act, path, source }
+    }
+}
+
+fn named(peer: RaftId) -> String {
+    match peer {
+        0 => "the cluster that the ticket is for".to_owned(),
+        peer => format!("member {peer}"),
     }
 }

@@ -138,7 +138,12 @@ async fn ask(
     key: NodeKey,
     limits: &NetLimits,
 ) -> Result<Answer, NotJoined> {
-    let connection = endpoint::dial(endpoint, member, addresses, JOIN_ALPN, limits).await?;
+    let dialled = endpoint::dial(endpoint, member, addresses, JOIN_ALPN, limits).await;
+    let connection = dialled.map_err(|error| {
+        let NotDialled { silent, reason, .. } = &error;
+        let asked = format!("{reason} from {addresses:?} (UDP); is it running there?");
+        if *silent { NotDialled { reason: asked, ..error } } else { error }
+    })?;
     let id = ticket.secret.id();
     let proof = proof(&connection, &ticket.secret.verifier(), id, ticket.role, key);
     let proof = proof.ok_or_else(|| invalid(&"TLS exports no key material"))?;
