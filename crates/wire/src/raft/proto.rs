@@ -21,6 +21,7 @@ pub(super) enum Fault {
     WireType,
     Group,
     Enum,
+    Flag,
     Twice,
     TooManyEntries,
     EmptyEntry,
@@ -38,6 +39,7 @@ impl Fault {
             Self::WireType => "a known field has another type",
             Self::Group => "it holds a group, which nothing here writes",
             Self::Enum => "an enumeration has a value that is not known here; update this side",
+            Self::Flag => "a flag is neither 0 nor 1",
             Self::Twice => "a field that may be there once is there twice",
             Self::TooManyEntries => "more entries than a message may hold",
             Self::EmptyEntry => "an entry says nothing",
@@ -271,7 +273,12 @@ impl<'a> Reader<'a> {
 
     #[inline]
     pub(super) fn flag(&mut self) -> Result<bool, Fault> {
-        Ok(self.varint()? != 0)
+        match self.varint()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            // Nobody writes it, and readers differ: to some, one of more than 32 bits is not set.
+            _ => Err(Fault::Flag),
+        }
     }
 
     /// What is inside of a field behind its length.
@@ -347,6 +354,15 @@ mod tests {
             refused(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]),
             Ok(u64::MAX)
         );
+    }
+
+    #[test]
+    fn a_flag_is_one_or_the_other() {
+        let flag = |bytes: &[u8]| Reader::new(bytes).flag();
+        assert_eq!([flag(&[0]), flag(&[1]), flag(&[2])], [Ok(false), Ok(true), Err(Fault::Flag)]);
+        // Of more than 32 bits: read by some as set, and by others not.
+        let high = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01];
+        assert_eq!(flag(&high), Err(Fault::Flag));
     }
 
     #[test]
