@@ -93,24 +93,9 @@ fn few_calls_carry_many_datagrams() {
         let seen = collect(&mut receiver, 80);
         assert!(seen.iter().zip(0..80u8).all(|((bytes, _), n)| *bytes == vec![n; 1200]));
         assert_eq!(seen.len(), 80);
-        if offload == Offload::Portable {
-            continue;
+        if offload != Offload::Portable {
+            assert!(receiver.stats().calls <= 8, "{:?}", receiver.stats());
         }
-        // The fewest of several rounds: a busy kernel delivers datagrams later than they were sent, a few at a time.
-        let mut fewest = receiver.stats().calls;
-        for _ in 0..100 {
-            if fewest <= 8 {
-                break;
-            }
-            for n in 0..80u8 {
-                sender.push(to, Bytes::from(vec![n; 1200])).unwrap();
-            }
-            sender.flush(SOON).unwrap();
-            let before = receiver.stats().calls;
-            assert_eq!(collect(&mut receiver, 80).len(), 80);
-            fewest = fewest.min(receiver.stats().calls - before);
-        }
-        assert!(fewest <= 8, "{fewest}: {:?}", receiver.stats());
     }
 }
 

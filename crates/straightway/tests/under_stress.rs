@@ -6,14 +6,11 @@ mod process;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use process::{Client, Node, body_of};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
-/// Who reads for longer than this may be cut off where others wait for the space.
-const OVERDUE: Duration = Duration::from_secs(10);
 
 fn scratch() -> tempfile::TempDir {
     // Beside the build, so that the cache lies on a real file system and not on tmpfs.
@@ -32,7 +29,6 @@ fn a_slow_reader_gets_the_right_bytes_while_eviction_laps_the_cache() {
         assert!(matches!(node.client().put("/slow", &object).expect("stored"), 201 | 204));
         let expected = if attempt == 0 { &object[..] } else { &object[1_000_000..=7_000_000] };
         let mut reader = node.client();
-        let begun = Instant::now();
         let mut request = String::from("GET /slow HTTP/1.1\r\nhost: node\r\n");
         for (name, value) in headers {
             request.extend([name, ": ", value, "\r\n"]);
@@ -64,9 +60,7 @@ fn a_slow_reader_gets_the_right_bytes_while_eviction_laps_the_cache() {
             "wrong bytes after {} of them",
             received.len()
         );
-        // On a machine that is so slow the reader may have had to go before.
-        let cut_off = received.len() < expected.len() && begun.elapsed() > OVERDUE;
-        assert!(filler > 70 || cut_off, "the cache was not lapped");
+        assert!(filler > 70, "the cache was not lapped");
     }
 }
 

@@ -41,9 +41,7 @@ async fn what_has_no_room_here_passes_through() {
     assert!(other.store.get(entry.object).is_none());
     // With room it is kept, and a range of what nobody has is refused before anything is sent.
     other.store.fail(Fault::None);
-    let Ok(Fetched::Arriving(mut arriving)) = other.cluster.fetch(&entry).await else {
-        panic!("nobody else asks")
-    };
+    let mut arriving = begin(other, &entry).await;
     assert!(arriving.stored().await, "whether or not it is read");
     assert!(other.store.get(entry.object).is_some());
     let gone = Entry { object: ObjectId { serial: 1, ..entry.object }, ..(*entry).clone() };
@@ -90,18 +88,14 @@ async fn a_holder_with_other_bytes_is_passed_over() {
         store.insert(entry.object, info.clone(), Bytes::from(vec![8; len]));
         let mut range = other.cluster.fetch_range(&entry, 0..entry.len).expect("begun");
         assert!(all_of(&mut range).await.expect("bytes") == right);
-        let Ok(Fetched::Arriving(mut whole)) = other.cluster.fetch(&entry).await else {
-            panic!("nobody else asks")
-        };
+        let mut whole = begin(other, &entry).await;
         assert!(all_of(&mut whole).await.expect("bytes") == right);
         assert!(whole.stored().await);
         other.store.forget(vec![entry.object]).await;
         store.insert(entry.object, info, body);
         // One that claims the right ones and sends others is found out before the end.
         store.fail(Fault::Corrupt);
-        let Ok(Fetched::Arriving(mut whole)) = other.cluster.fetch(&entry).await else {
-            panic!("nobody else asks")
-        };
+        let mut whole = begin(other, &entry).await;
         match all_of(&mut whole).await {
             Ok(found) => assert!(found == right),
             Err(error) => {
@@ -120,9 +114,7 @@ async fn a_holder_with_other_bytes_is_passed_over() {
     }
     let mut range = other.cluster.fetch_range(&entry, 0..10).expect("begun");
     assert!(matches!(range.next().await, Some(Err(ClusterError::Refused { .. }))));
-    let Ok(Fetched::Arriving(mut whole)) = other.cluster.fetch(&entry).await else {
-        panic!("nobody else asks")
-    };
+    let mut whole = begin(other, &entry).await;
     assert!(matches!(whole.next().await, Some(Err(ClusterError::Refused { .. }))));
 }
 
